@@ -1,0 +1,102 @@
+"""How operations are called right now: one context variable that every call reads once.
+
+The usual mode, gradients on and nobody watching, is None, so that the common call pays for one comparison. A context
+variable belongs to one thread and one asyncio task, so a mode can't leak into another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, replace
+from typing import Any
+
+from minigrad.source import Place, place
+
+
+class Watcher:
+    """Sees every operation while it is in the mode: a tape, a search for NaN. This one only makes nodes remember lines."""
+
+    on_values = False  # whether backward's rules must run on values, so that the watcher sees their operations too
+
+    def forward(self, op: Any, arrays: list[Any], params: dict[str, Any], y: Any, where: Place | None) -> None:
+        """An operation was called."""
+
+    def backward(self, node: Any, g: Any, name: str, cotangent: Any) -> None:
+        """The rule of a node for the input `name` turned `g` into `cotangent`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """Whether operations record nodes, and who watches them."""
+
+    grad: bool = True
+    watchers: tuple[Watcher, ...] = ()
+
+    def watch(self, op: Any, arrays: list[Any], params: dict[str, Any], y: Any) -> Place | None:
+        """Show a finished call to the watchers, and return its place if there are any."""
+        where = place() if self.watchers else None
+        for watcher in self.watchers:
+            watcher.forward(op, arrays, params, y, where)
+        return where
+
+
+_USUAL = Mode()
+_MODE: ContextVar[Mode | None] = ContextVar("minigrad_mode", default=None)
+current: Callable[[], Mode | None] = _MODE.get
+
+
+class changed(ContextDecorator):
+    """A with block, or a decorated function, in which the mode differs by `changes`."""
+
+    def __init__(self, **changes: Any):
+        self.changes = changes
+        self.tokens: list[Token[Mode | None]] = []
+
+    def _recreate_cm(self) -> changed:  # a decorated function may call itself, and run in several threads
+        return type(self)(**self.changes)
+
+    def __enter__(self) -> Any:
+        mode = replace(current() or _USUAL, **self.changes)
+        self.tokens.append(_MODE.set(None if mode == _USUAL else mode))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _MODE.reset(self.tokens.pop())
+
+
+def watching(watcher: Watcher) -> tuple[Watcher, ...]:
+    """The watchers of here and now, and one more."""
+    mode = current()
+    return (*(mode.watchers if mode else ()), watcher)
+
+
+def grad_enabled() -> bool:
+    """Whether operations record nodes here and now."""
+    mode = current()
+    return mode is None or mode.grad
+
+
+def no_grad() -> changed:
+    """A with block, or a decorated function, in which operations record nothing: results need no gradient.
+
+    Example:
+        >>> import minigrad as mg
+        >>> w = mg.Tensor([1.0], requires_grad=True)
+        >>> with mg.no_grad():
+        ...     w -= 0.5
+        >>> w.data
+        array([0.5])
+    """
+    return changed(grad=False)
+
+
+def enable_grad() -> changed:
+    """A with block, or a decorated function, in which operations record, also inside of no_grad()."""
+    return changed(grad=True)
+
+
+def debug() -> changed:
+    """A with block, or a decorated function, in which nodes remember the source line of their call, for errors to name."""
+    return changed(watchers=watching(Watcher()))

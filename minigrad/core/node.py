@@ -1,0 +1,88 @@
+"""The nodes of a computation graph: which operation made a value, from what, and what its rules will need.
+
+A node never points at a tensor (only weakly, where a gradient or a hook waits), so a graph has no reference cycles and
+is freed the moment nobody holds it. A node is born after its inputs: births are a topological order.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from minigrad.core.op import Plan
+    from minigrad.core.value import Value
+
+birth = count(0, -1).__next__  # downwards, so that a heap yields the youngest first
+_last_assign = [1]
+
+
+def last_assign() -> int:
+    """The birth of the leaf that the last assign() made: nothing born after it can be stale."""
+    return _last_assign[0]
+
+
+def retire(leaf: Leaf) -> None:
+    """Mark a leaf as stale: its tensor has another value now."""
+    leaf.stale = True
+    _last_assign[0] = birth()
+
+
+class Hooked(ref):  # type: ignore[type-arg]
+    """The weak reference of a node to its tensor when that has hooks: should it die, they would silently not run."""
+
+
+class Leaf:
+    """A value that no recorded operation made: a parameter, an input, a constant.
+
+    `stale` once its tensor was assigned: the tensor then stands on a new leaf, and what was recorded with this one and
+    needs its value is out of date.
+    """
+
+    __slots__ = ("birth", "dtype", "owner", "requires_grad", "shape", "stale")
+
+    def __init__(self, array: np.ndarray, requires_grad: bool = False, owner: ref[Value] | None = None):
+        self.birth = birth()
+        self.shape = array.shape
+        self.dtype = array.dtype
+        self.requires_grad = requires_grad
+        self.owner = owner
+        self.stale = False
+
+    def __repr__(self) -> str:
+        return f"<leaf {self.shape} {self.dtype}>"
+
+
+class Node:
+    """One recorded call of an operation.
+
+    `parents` are the nodes of its inputs (None for constants), `saved` what the rules of those inputs need that need a
+    gradient, in the order of `plan`; None once backward has freed it.
+    """
+
+    __slots__ = ("birth", "dtype", "params", "parents", "plan", "saved", "shape")
+    requires_grad = True
+    stale = False
+
+    birth: int
+    plan: Plan
+    parents: list[Node | Leaf | None]
+    saved: tuple[Any, ...] | None
+    params: dict[str, Any]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def owner(self) -> Any:
+        """A weak reference to its tensor, if a hook or a gradient waits there."""
+        return self.plan.owner
+
+    @owner.setter
+    def owner(self, owner: Any) -> None:
+        self.plan = self.plan.noting(owner=owner)
+
+    def __repr__(self) -> str:
+        return f"<{self.plan.op.name} {self.shape} {self.dtype}>"

@@ -1,0 +1,318 @@
+"""Op: one record that tells the whole story of one operation, and what a call of it records.
+
+A rule (vector-Jacobian product) names what it needs, and only that is kept: `g` is the cotangent of the output, `y` the
+output, an input goes by its name, `like_x` is the shape and dtype of input x, parameters go by theirs. Rules are written
+with operations, so they run on arrays as well as on values.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import KW_ONLY, dataclass, field
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minigrad.arrays import frozen
+from minigrad.core.mode import current
+from minigrad.core.node import Node, birth
+from minigrad.core.value import Like, Value
+from minigrad.source import Place
+
+Rule = Callable[..., Any]
+
+KINDS = ("elementwise", "linear", "bilinear", "other")
+registry: dict[str, Op] = {}
+
+_new = object.__new__
+_ndarray = np.ndarray
+
+
+def _signature(forward: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Any], int | None]:
+    """The inputs of a forward function, its parameters with their defaults, and where its starred input stands."""
+    if isinstance(forward, np.ufunc):
+        return ("a", "b") if forward.nin == 2 else ("x",), {}, None
+    given = inspect.signature(forward).parameters.values()
+    inputs = [p for p in given if p.kind is not p.KEYWORD_ONLY]
+    star = len(inputs) - 1 if inputs and inputs[-1].kind is inspect.Parameter.VAR_POSITIONAL else None
+    return tuple(p.name for p in inputs), {p.name: p.default for p in given if p.kind is p.KEYWORD_ONLY}, star
+
+
+class Plan:
+    """What a call keeps, and whom backward asks, when a certain set of inputs needs a gradient.
+
+    `pulls` has (input, rule, which of the saved items are the rule's arguments), `fused_pulls` the same for arrays.
+    `keep` takes what is saved out of what a call has at hand; `origins` says for each saved item which input it is (-1:
+    the output, None: no array of either), so that it gets its history back. All nodes of a kind share one plan; the few
+    with a source line, or with a tensor that waits for their cotangent, have a copy that notes it: `where`, `owner`.
+    """
+
+    __slots__ = ("fused_pulls", "keep", "names", "op", "origins", "owner", "pulls", "where")
+
+    def __init__(self, op: Op, needed: list[str]):
+        self.op = op
+        self.owner: Any = None
+        self.where: Place | None = None
+        self.names = [name for i in needed for name in op.uses[i]]
+        at_hand = [*op.inputs, "y", *op.params, *op.likes]
+        places = [at_hand.index(name) for name in self.names]
+        one_or_none = slice(places[0], places[0] + 1) if places else slice(0)
+        self.keep = itemgetter(*places) if len(places) > 1 else itemgetter(one_or_none)  # it gives a tuple in any case
+        output = len(op.inputs)
+        self.origins = [None if place > output else -1 if place == output else place for place in places]
+        pulls, start = [], 0
+        for name in needed:
+            stop = start + len(op.uses[name])
+            pulls.append((op.inputs.index(name), op.vjp[name], slice(start, stop) if len(needed) > 1 else None))
+            start = stop
+        self.pulls = tuple(pulls)
+        self.fused_pulls = tuple((i, op.fused.get(op.inputs[i], rule), uses) for i, rule, uses in pulls)
+
+    def noting(self, **notes: Any) -> Plan:
+        """A copy of this plan with `where` or `owner` noted."""
+        plan = copy(self)
+        for name, value in notes.items():
+            setattr(plan, name, value)
+        return plan
+
+
+@dataclass(eq=False, repr=False)
+class Op:
+    """One operation: its forward function on arrays, its rules, and what documents and tests it.
+
+    Args:
+        name: what errors, graphs and `registry` call it.
+        forward: a NumPy ufunc, or a function whose positional parameters are the input arrays (a `*xs` may come last)
+            and whose keyword-only parameters are the rest. It returns a new array, or a tuple of them for several outputs.
+        vjp: for each differentiable input, the function from the cotangent `g` and whatever else it names to the
+            cotangent of that input (for `*xs`: a sequence of them). The engine sums it over broadcast axes, casts it to
+            the input's dtype and adds it up. An input without a rule is a constant.
+        fused: for some inputs a faster form of the rule, of the same parameters, for arrays alone; it must give the same bits.
+        kind: 'elementwise' (broadcasts; the Jacobian is diagonal), 'linear', 'bilinear', or 'other'.
+        formula: forward and rules as documents print them.
+        signature: core dimensions in the manner of NumPy's generalised ufuncs, where leading ones broadcast.
+        domain: for each input the open interval where the operation is defined and differentiable; left out: everywhere.
+        undifferentiable: where it has no derivative, and which subgradient the rule takes there.
+        doc: the docstring.
+
+    Example:
+        >>> import numpy as np, minigrad as mg
+        >>> cube = mg.Op("cube", lambda x: x * x * x, vjp={"x": lambda g, x: g * 3 * x * x}, kind="elementwise")
+        >>> x = mg.Tensor([1.0, 2.0], requires_grad=True)
+        >>> cube(x).sum().backward()
+        >>> x.grad.data
+        array([ 3., 12.])
+    """
+
+    name: str
+    forward: Callable[..., Any]
+    vjp: Mapping[str, Rule] = field(default_factory=dict)
+    _: KW_ONLY
+    fused: Mapping[str, Rule] = field(default_factory=dict)
+    kind: str = "other"
+    formula: str = ""
+    signature: str = ""
+    domain: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    undifferentiable: str = ""
+    doc: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"Op {self.name!r}: kind is one of {', '.join(KINDS)}, not {self.kind!r}")
+        self.__doc__ = self.doc or self.formula or self.name
+        self.__name__ = self.__qualname__ = self.name
+        self.inputs, self.params, self.star = _signature(self.forward)
+        self.likes = [f"like_{i}" for i in self.inputs]
+        self.uses = {i: self._asked(i, rule) for i, rule in self.vjp.items()}
+        self.asks_like = any(name in self.likes for uses in self.uses.values() for name in uses)
+        self.reduces_broadcast = self.kind == "elementwise" or bool(self.signature)
+        self._plans: dict[int, Plan] = {}
+        registry[self.name] = self
+
+    def __repr__(self) -> str:
+        return f"<Op {self.name}: {self.formula or self.kind}>"
+
+    def _asked(self, name: str, rule: Rule) -> tuple[str, ...]:
+        """What the rule of an input asks for beyond the cotangent."""
+        if name not in self.inputs:
+            raise ValueError(f"Op {self.name!r} has a rule for {name!r}, but its inputs are {', '.join(self.inputs)}")
+        asked = tuple(inspect.signature(rule).parameters)[1:]
+        known = ["y", *self.inputs, *self.likes, *self.params]
+        if unknown := [a for a in asked if a not in known]:
+            given = f"asks for {', '.join(unknown)}; after the cotangent it may ask for {', '.join(known)}"
+            raise ValueError(f"Op {self.name!r}: the rule for {name!r} {given}")
+        return asked
+
+    def names(self, count: int) -> list[str]:
+        """The names of `count` inputs, the starred one numbered."""
+        if self.star is None:
+            return list(self.inputs)
+        star = self.inputs[self.star]
+        return [*self.inputs[: self.star], *(f"{star}[{k}]" for k in range(count - self.star))]
+
+    def plan(self, mask: int) -> Plan:
+        """The plan for the inputs whose bits are set in `mask`."""
+        needed = [name for i, name in enumerate(self.inputs) if mask >> i & 1 and name in self.vjp]
+        return self._plans.setdefault(mask, Plan(self, needed))
+
+    def __call__(self, *args: Any, **params: Any) -> Any:
+        """Compute; if a value is among the inputs, return one, with a node if a gradient can flow through it."""
+        if len(params) != len(self.params):
+            params = self._complete(params)
+        if len(args) == 2:  # one and two inputs are taken apart without a loop: it would take a fifth of a call's time
+            a, b = args
+            cls = p = q = None
+            mask = 0
+            if isinstance(a, Value):
+                cls, p, a = type(a), a.node, a.array
+                if p is not None and p.requires_grad:
+                    mask = 1
+            elif isinstance(b, Value):
+                a = _constant(a)
+            if isinstance(b, Value):
+                cls, q, b = cls or type(b), b.node, b.array
+                if q is not None and q.requires_grad:
+                    mask |= 2
+            elif cls is not None:
+                b = _constant(b)
+            arrays, parents = (a, b), (p, q)
+        elif len(args) == 1 and isinstance(args[0], Value):
+            (a,) = args
+            cls, p = type(a), a.node
+            mask = 1 if p is not None and p.requires_grad else 0
+            arrays, parents = (a.array,), (p,)
+        else:
+            cls, mask, arrays, parents = _taken_apart(args)
+        if cls is None:
+            y = self.forward(*args, **params)
+            return y if type(y) is _ndarray else _as_arrays(y)
+        try:
+            y = self.forward(*arrays, **params) if params else self.forward(*arrays)
+        except Exception as error:
+            raise self._explained(error, arrays) from error
+        if type(y) is _ndarray:
+            y.setflags(0)
+        else:
+            y = _as_arrays(y, freeze=True)
+        mode = current()
+        where = None
+        if mode is not None:
+            where = mode.watch(self, arrays, params, y)
+            if not mode.grad:
+                mask = 0
+        value = _new(cls)
+        value.array = y
+        value.node = None
+        if mask:
+            if self.star is not None:
+                mask, arrays = self._gather_star(mask, arrays)
+            plan = self._plans.get(mask) or self.plan(mask)
+            if plan.pulls:
+                value.node = node = Node()
+                node.birth = birth()
+                node.plan = plan if where is None else plan.noting(where=where)
+                node.parents = parents
+                node.params = params
+                at_hand = (*arrays, y)
+                if params or self.asks_like:
+                    at_hand = (*at_hand, *(params[name] for name in self.params), *map(like, arrays))
+                node.saved = plan.keep(at_hand)
+                node.shape = y.shape
+                node.dtype = y.dtype
+        return value if type(y) is _ndarray else tuple(pick(value, i=i) for i in range(len(y)))
+
+    def _complete(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The parameters with the defaults of those that were left out."""
+        complete = {**self.params, **params}
+        if len(complete) > len(self.params) or inspect.Parameter.empty in complete.values():
+            raise TypeError(f"{self.name} takes the parameters {list(self.params)}, got {list(params)}")
+        return complete
+
+    def _gather_star(self, mask: int, arrays: list[Any]) -> tuple[int, list[Any]]:
+        """Fold the starred inputs into one, a tuple, which needs a gradient if any of them does."""
+        star = self.star
+        folded = (mask & (1 << star) - 1) | (mask >> star != 0) << star  # type: ignore[operator]
+        return folded, (*arrays[:star], tuple(arrays[star:]))
+
+    def _explained(self, error: Exception, arrays: list[Any]) -> Exception:
+        """The error of a forward function, with the operation and what it was given."""
+        given = ", ".join(f"{n} {describe(a)}" for n, a in zip(self.names(len(arrays)), arrays, strict=False))
+        text = f"{self.name}({given}): {error}"
+        return type(error)(text) if type(error) in (ValueError, TypeError, IndexError) else ValueError(text)
+
+
+_SCALARS = frozenset({float, int, bool})
+
+
+def describe(x: Any) -> str:
+    """'float32 (2, 3)' for an array, the number itself for a scalar."""
+    if isinstance(x, tuple):
+        return f"({', '.join(map(describe, x))})"
+    return f"{x.dtype} {x.shape}" if isinstance(x, _ndarray) else repr(x)
+
+
+def like(x: Any) -> Any:
+    """The shape and dtype of an input."""
+    if type(x) is tuple:
+        return tuple(map(like, x))
+    return Like(x.shape, x.dtype) if isinstance(x, (_ndarray, Outputs)) else Like((), np.result_type(x))
+
+
+def _constant(a: Any) -> Any:
+    """An input that is no value: scalars stay weak, NumPy's too; arrays are made safe from later changes."""
+    if type(a) in _SCALARS:
+        return a
+    return a.item() if isinstance(a, np.generic) else frozen(a)
+
+
+def _taken_apart(args: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tuple[Any, ...]]:
+    """The class of the first value among the inputs; which of them need a gradient, as bits; their arrays; their nodes."""
+    cls = next((type(a) for a in args if isinstance(a, Value)), None)
+    if cls is None:
+        return None, 0, args, ()
+    parents = tuple(a.node if isinstance(a, Value) else None for a in args)
+    mask = sum(1 << i for i, p in enumerate(parents) if p is not None and p.requires_grad)
+    return cls, mask, tuple(a.array if isinstance(a, Value) else _constant(a) for a in args), parents
+
+
+class Outputs(tuple):  # type: ignore[type-arg]
+    """The arrays that an operation of several outputs made; a hidden value holds them, and `pick` takes one out."""
+
+    dtype = None
+    shape = property(lambda self: tuple(map(like, self)))
+
+
+def _as_arrays(y: Any, freeze: bool = False) -> Any:
+    """What a forward function returned as an array (NumPy makes scalars of 0-d results), or as several."""
+    y = Outputs(map(np.asarray, y)) if isinstance(y, tuple) else np.asarray(y)
+    if freeze:
+        for array in y if type(y) is Outputs else (y,):
+            array.setflags(write=False)
+    return y
+
+
+class Part(NamedTuple):
+    """The cotangent of one part of a value, zero elsewhere: what the rules of indexing return.
+
+    The engine collects the parts of a value and calls `merge(parts, node)` once, so that a loop over n slices costs n
+    slices and not n whole arrays. Operations of several outputs use it too: `key` is then the number of the output.
+    """
+
+    g: Any
+    key: Any
+    merge: Callable[[list[Part], Any], Any]
+
+
+def _merge_outputs(parts: list[Any], node: Any) -> tuple[Any, ...]:
+    """The cotangents of several outputs, zero for those that nobody used."""
+    by_output = {part.key: part.g for part in parts}
+    return tuple(by_output[i] if i in by_output else np.zeros(*like) for i, like in enumerate(node.shape))
+
+
+_pull_output = {"outputs": lambda g, i: Part(g, i, _merge_outputs)}
+pick = Op(
+    "pick", lambda outputs, *, i: outputs[i].view(), _pull_output, formula="y = output i of an operation of several"
+)

@@ -1,0 +1,119 @@
+"""The tape: every operation of a step in the order in which it ran, with its inputs and its output.
+
+A value's identity on the tape is its array. Backward, accumulation, `assign` and random draws are operations too, so
+that a tape holds a whole training step and can be run again on other inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minigrad.arrays import frozen
+from minigrad.core.mode import Watcher, changed, watching
+from minigrad.core.op import Op, describe
+from minigrad.core.value import Value
+from minigrad.source import Place, line
+
+
+class Entry(NamedTuple):
+    """One call: inputs and output are the arrays themselves (a tuple of them for several outputs)."""
+
+    op: Op
+    inputs: tuple[Any, ...]
+    params: dict[str, Any]
+    output: Any
+    where: Place | None
+
+    def __str__(self) -> str:
+        given = ", ".join([*map(describe, self.inputs), *(f"{k}={v!r}" for k, v in self.params.items())])
+        return f"{self.op.name}({given}) -> {describe(self.output)}    {line(self.where)}"
+
+
+class Tape(Watcher):
+    """What `record()` returns: `entries`, and `replay` to run them again.
+
+    Example:
+        >>> import minigrad as mg
+        >>> x = mg.Tensor([1.0, 2.0], requires_grad=True)
+        >>> with mg.record() as tape:
+        ...     y = (x * x).sum()
+        ...     y.backward()
+        >>> run = tape.replay({x: [3.0, 4.0]})
+        >>> run(y), run(x.grad)
+        (array(25.), array([6., 8.]))
+    """
+
+    on_values = True
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.entries))
+
+    def forward(self, op: Op, arrays: list[Any], params: dict[str, Any], y: Any, where: Place | None) -> None:
+        """Write one call down."""
+        self.entries.append(Entry(op, tuple(arrays), params, y, where))
+
+    def replay(self, inputs: Mapping[Any, Any]) -> Replay:
+        """Run every entry again, on new values for some of the tensors that came from outside.
+
+        Args:
+            inputs: new values by tensor. A tensor that was assigned during the step stands for its value before it.
+
+        Returns:
+            A function from a tensor (or array) of the recorded run to its array in the new one.
+
+        Raises:
+            ValueError: a tensor that the tape did not take from outside, or another shape or dtype.
+        """
+        before = {id(e.output): e.inputs[0] for e in self.entries if e.op.name == "assign"}
+        made = {id(e.output) for e in self.entries}
+        now: dict[int, Any] = {}
+        for tensor, new in inputs.items():
+            old = tensor.array if isinstance(tensor, Value) else tensor
+            while id(old) in before:
+                old = before[id(old)]
+            value = (
+                new.array
+                if isinstance(new, Value)
+                else frozen(np.asarray(new, None if isinstance(new, np.ndarray) else old.dtype))
+            )
+            if id(old) in made:
+                raise ValueError(
+                    f"replay: the tensor {describe(old)} was computed on the tape; give values to its inputs"
+                )
+            if (value.shape, value.dtype) != (old.shape, old.dtype):
+                raise ValueError(f"replay: expected {describe(old)} as it was recorded, got {describe(value)}")
+            now[id(old)] = value
+        for op, arrays, params, output, _ in self.entries:
+            y = op.forward(*(now.get(id(a), a) for a in arrays), **params)
+            now[id(output)] = y if type(y) is tuple else np.asarray(y)
+        return Replay(now)
+
+
+class Replay:
+    """The values of a replayed tape: call it with a tensor or array of the recorded run."""
+
+    def __init__(self, now: dict[int, Any]):
+        self._now = now
+
+    def __call__(self, recorded: Any) -> np.ndarray:
+        """The array that stands in the new run where `recorded` stood."""
+        array = recorded.array if isinstance(recorded, Value) else recorded
+        return self._now.get(id(array), array)
+
+
+@contextmanager
+def record() -> Iterator[Tape]:
+    """Write every operation on a tape: `with record() as tape:`. Nodes remember their source lines, too."""
+    tape = Tape()
+    with changed(watchers=watching(tape)):
+        yield tape

@@ -1,0 +1,771 @@
+"""Functions of functions: grad, value_and_grad, vjp, jvp, jacobian, hessian, hvp, stop_gradient, checkpoint.
+
+Each runs the function once and records it, on aliases of the arguments: an alias is the same array on a node of its
+own, which needs a gradient whatever the argument says. The derivative stops at the aliases, so nested derivatives never
+mix up their levels: to the inner one, what the outer one differentiates is a constant. To the outer one an alias is one
+more operation, the identity, through which gradients flow to the argument. The derivative itself is recorded only if
+somebody outside may ask for its derivative in turn (`_Run.flows`); else the rules run on bare arrays.
+
+Reverse mode is `core.backward`. Forward mode (`_push`) needs no rules of its own: it walks the same recorded graph
+oldest first. The Jacobian of an elementwise operation is diagonal, hence its own transpose: the rule takes the tangent
+in place of the cotangent. A linear operation maps tangents as it maps values, a bilinear one by the product rule. Of
+any other operation the VJP is linear in its cotangent u; differentiating it by u, against the tangent, gives the JVP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import wraps
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from minigrad import trees
+from minigrad.arrays import frozen
+from minigrad.core.adjoint import add, broadcast_to, cast
+from minigrad.core.backward import _check_saved, _conformed, _with_history, backward
+from minigrad.core.mode import changed, current, grad_enabled
+from minigrad.core.node import Leaf, Node, birth
+from minigrad.core.op import Op, Part, pick
+from minigrad.core.value import Value
+from minigrad.ops.manipulation import reshape, stack
+from minigrad.tensor import Tensor
+
+__all__ = [
+    "checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp", "stop_gradient", "value_and_grad", "vjp",
+]  # fmt: skip
+
+AnyNode = Node | Leaf
+
+alias = Op("alias", lambda x: x.view(), vjp={"x": lambda g: g}, kind="linear", formula="y = x,  x̄ = ȳ")
+
+
+# What all of them share
+
+
+def _leading_to(roots: Sequence[AnyNode | None], targets: Sequence[AnyNode]) -> tuple[set[AnyNode], bool]:
+    """The nodes between roots and targets, and whether the roots depend on anything else that needs a gradient."""
+    wanted = set(targets)
+    oldest = max((t.birth for t in wanted), default=0)
+    seen: set[AnyNode] = set()
+    stack = [r for r in roots if r is not None]
+    others = False
+    while stack:
+        node = stack.pop()
+        if node in seen or node in wanted:
+            continue
+        if type(node) is Leaf or node.birth > oldest:
+            others = others or node.requires_grad
+            continue
+        seen.add(node)
+        stack += [p for p in node.parents if p is not None]
+    for node in sorted(seen, key=lambda n: -n.birth):
+        if not wanted.isdisjoint(node.parents):  # type: ignore[union-attr]
+            wanted.add(node)
+    return wanted, others
+
+
+def _differentiable(x: Any) -> bool:
+    return isinstance(x, Value) and x.array.dtype.kind == "f"
+
+
+def _needs_gradient(x: Any) -> bool:
+    return isinstance(x, Value) and x.node is not None and x.node.requires_grad
+
+
+def _tensor(x: Any) -> Any:
+    """A leaf as a Tensor."""
+    return x if isinstance(x, Value) else Tensor(x)
+
+
+class _Argument:
+    """One argument that is differentiated: its leaves, each with an alias (integer leaves are constants: None)."""
+
+    def __init__(self, tree: Any, nested: bool, what: str):
+        leaves, self.rebuild = trees.flatten(tree, floats=True)
+        self.leaves = [x if isinstance(x, np.ndarray) and x.dtype.kind != "f" else _tensor(x) for x in leaves]
+        self.through = nested and any(_needs_gradient(x) for x in self.leaves)
+        self.aliases = [_alias(x, nested) if _differentiable(x) else None for x in self.leaves]
+        if all(a is None for a in self.aliases):
+            hint = " (write 3.0 instead of 3)" if isinstance(tree, int) else ""
+            raise TypeError(
+                f"{what} is a {type(tree).__name__} without any floating-point tensor, array or float to differentiate "
+                f"with respect to{hint}"
+            )
+
+    def inside(self) -> Any:
+        """What the function receives in place of the argument."""
+        return self.rebuild([x if a is None else a for x, a in zip(self.leaves, self.aliases, strict=True)])
+
+    def result(self, derivative: Callable[[Any], Any], zeros: Callable[[Any], Any]) -> Any:
+        """A tree of the argument's structure: derivative(alias) where it is differentiated, zeros(leaf) elsewhere."""
+        return self.rebuild(
+            [zeros(x) if a is None else derivative(a) for x, a in zip(self.leaves, self.aliases, strict=True)]
+        )
+
+
+def _alias(x: Any, nested: bool) -> Any:
+    """The same array on a fresh node, through which gradients flow to `x` if it is nested in another derivative."""
+    with changed(grad=True):
+        return alias(x if nested and _needs_gradient(x) else Tensor.wrap(x.array, Leaf(x.array, True)))
+
+
+def _zeros(x: Any, before: tuple[int, ...] = ()) -> Any:
+    """Zeros of a leaf's shape, after the axes `before`, and dtype."""
+    array = x.array if isinstance(x, Value) else x
+    return _wrapped(np.zeros(before + array.shape, array.dtype))
+
+
+def _wrapped(x: Any) -> Any:
+    """A result as a Tensor. An array that is a view of another is copied, so that it keeps no other alive."""
+    if isinstance(x, Value):
+        return x
+    x = np.array(x) if x.base is not None else x
+    x.setflags(write=False)
+    return Tensor.wrap(x)
+
+
+class _Run:
+    """One recorded call of a function on aliases of the arguments that are differentiated.
+
+    Args:
+        f: the function; has_aux: it returns a pair, whose second is not differentiated.
+        args: all its positional arguments, and which of them are differentiated.
+        name: of the transform, for errors.
+    """
+
+    def __init__(
+        self, name: str, f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], nums: Sequence[int],
+        has_aux: bool = False,
+    ):  # fmt: skip
+        if not nums:
+            raise ValueError(f"{name}: there is no argument to differentiate with respect to")
+        self.name = name
+        self.start = birth()  # nodes of the run are born after it: theirs are lower
+        self.nested = grad_enabled()
+        self.arguments = {n: _Argument(args[n], self.nested, f"{name}: argument {n}") for n in nums}
+        self.aliases = [a for argument in self.arguments.values() for a in argument.aliases if a is not None]
+        self.targets = [a.node for a in self.aliases]
+        inside = [self.arguments[n].inside() if n in self.arguments else x for n, x in enumerate(args)]
+        with changed(grad=True):
+            y = f(*inside, **kwargs)
+        aux = None
+        if has_aux:
+            if not isinstance(y, tuple) or len(y) != 2:
+                raise TypeError(f"{name} with has_aux=True: the function must return (result, aux), not {y!r:.80}")
+            y, aux = y
+        outputs, self.rebuild = trees.matched(y, floats=True, ties=False)
+        self.outputs = [_tensor(x) for (x,) in outputs]
+        self.roots = [x.node for x in self.outputs if x.node is not None]
+        self.wanted, self.flows = self._reach(self.roots)
+        self.aux, self.aux_flows = self._outward(aux)
+
+    def _reach(self, roots: list[Any]) -> tuple[set[AnyNode], bool]:
+        """The nodes between aliases and roots; and whether a derivative may be asked for of what flows through them."""
+        wanted, others = _leading_to(roots, self.targets)
+        through = any(argument.through for argument in self.arguments.values())
+        return wanted, self.nested and (others or through)
+
+    def _outward(self, aux: Any) -> tuple[Any, bool]:
+        """What is returned beside the result, with history only if it may be of use outside."""
+        leaves, rebuild = trees.flatten(aux)
+        flows = self._reach([x.node for x in leaves if isinstance(x, Value) and x.node is not None])[1]
+        return (aux, True) if flows else (rebuild([self._without_history(x) for x in leaves]), False)
+
+    def _without_history(self, x: Any) -> Any:
+        """The value of a leaf that the run has made; what was there before stays as it is."""
+        made = isinstance(x, Value) and x.node is not None and x.node.birth < self.start
+        return Tensor.wrap(x.array) if made else x
+
+    def value(self) -> Any:
+        """The result of the function, with history only if it may be of use outside."""
+        return self.rebuild([x if self.flows else self._without_history(x) for x in self.outputs])
+
+    def pull(self, cotangents: Sequence[Any], keep: bool, recorded: bool) -> dict[AnyNode, Any]:
+        """The cotangents of the aliases from those of the outputs (arrays, or Tensors; None for zero)."""
+        roots = [
+            (y.node, g.array if isinstance(g, Value) and not recorded else g)
+            for y, g in zip(self.outputs, cotangents, strict=True)
+            if g is not None and y.node in self.wanted and _differentiable(y)
+        ]
+        return backward(
+            roots, Tensor, targets=self.targets, wanted=self.wanted, retain_graph=keep, create_graph=recorded
+        )
+
+    def gradients(self, argument: _Argument, reached: dict[AnyNode, Any]) -> Any:
+        """What the aliases of an argument received, in its structure."""
+        return argument.result(lambda a: _wrapped(reached[a.node]) if a.node in reached else _zeros(a), _zeros)
+
+    def push(self, tangents: dict[AnyNode, Any], recorded: bool) -> list[Any]:
+        """The tangents of the outputs from those of the aliases."""
+        after = _push(self.wanted, self.targets, tangents, recorded)
+        return [after.get(y.node) for y in self.outputs]
+
+
+def _given(name: str, x: Any, like: Any, where: str) -> Any:
+    """A cotangent or tangent as a Tensor or array, after a check that it fits."""
+    array = like.array
+    given = x.array if isinstance(x, Value) else x if isinstance(x, np.ndarray) else np.asarray(x, array.dtype)
+    if given.shape != array.shape or given.dtype != array.dtype:
+        hint = "" if given.dtype == array.dtype else ": convert it with astype"
+        raise ValueError(
+            f"{name}: the {where} of a {array.dtype} {array.shape} must have this dtype and shape, "
+            f"not {given.dtype} {given.shape}{hint}"
+        )
+    return x if isinstance(x, Value) else frozen(given)
+
+
+def _numbers(name: str, argnums: int | Sequence[int], args: Sequence[Any]) -> list[int]:
+    """The positions of the differentiated arguments, after a check that there are such."""
+    try:
+        numbers = [index(n) for n in (argnums if isinstance(argnums, (tuple, list)) else (argnums,))]
+    except TypeError:
+        raise TypeError(f"{name}: argnums is a position or a tuple of positions, not {argnums!r}") from None
+    for n in numbers:
+        if not -len(args) <= n < len(args):
+            raise ValueError(
+                f"{name}: argnums has {n}, but the function was called with {len(args)} positional arguments"
+            )
+    return [n % len(args) for n in numbers]
+
+
+def _in_structure(argnums: int | Sequence[int], results: list[Any]) -> Any:
+    return tuple(results) if isinstance(argnums, (tuple, list)) else results[0]
+
+
+# Reverse mode
+
+
+def value_and_grad(
+    f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """The function that returns the value of `f`, a scalar, and its gradient, in one pass forward and one backward.
+
+    Args:
+        f: returns a 0-d floating-point Tensor.
+        argnums: the positional argument that the gradient is with respect to, or a tuple of them. They may be any
+            trees; each Tensor, array or Python float in them is differentiated, whether it requires a gradient or not.
+            Integer leaves are constants. An argument that comes in twice counts as two.
+        has_aux: `f` returns (value, aux), and aux is passed through.
+
+    Returns:
+        A function of the same arguments that returns (value, gradient), or ((value, aux), gradient). The gradient has
+        the structure of the argument, Tensors for leaves (zeros for integers); a tuple of them for a tuple of argnums.
+        Values and gradients carry history only if they are computed within another derivative, or from tensors that
+        require a gradient, and recording is on.
+
+    Raises:
+        ValueError: the value is no scalar, or argnums is out of range.
+        TypeError: the value is not floating-point, or there is nothing to differentiate with respect to.
+
+    Example:
+        >>> import minigrad as mg
+        >>> mg.value_and_grad(lambda p: (p["w"] * p["w"]).sum())({"w": mg.Tensor([1.0, 2.0])})
+        (Tensor(5.), {'w': Tensor([2., 4.])})
+    """
+
+    @wraps(f, updated=())
+    def transformed(*args: Any, **kwargs: Any) -> Any:
+        numbers = _numbers("grad", argnums, args)
+        run = _Run("grad", f, args, kwargs, numbers, has_aux)
+        y = _scalar(run)
+        reached = run.pull([np.ones((), y.array.dtype)], keep=run.flows or run.aux_flows, recorded=run.flows)
+        result = _in_structure(argnums, [run.gradients(run.arguments[n], reached) for n in numbers])
+        value = run.value()
+        return ((value, run.aux), result) if has_aux else (value, result)
+
+    return transformed
+
+
+def _scalar(run: _Run) -> Any:
+    """The one output of a function whose gradient is wanted."""
+    y = run.value()
+    if not isinstance(y, Value):
+        raise TypeError(f"{run.name} needs a function that returns a scalar Tensor, not {type(y).__name__}: see vjp")
+    if y.array.shape != ():
+        raise ValueError(
+            f"{run.name} needs a function that returns a scalar, not a Tensor of shape {y.array.shape}: "
+            "reduce it with sum() or mean(), or see vjp and jacobian"
+        )
+    if not _differentiable(y):
+        raise TypeError(f"{run.name} needs a function that returns a floating-point scalar, not {y.array.dtype}")
+    return y
+
+
+def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
+    """The function that returns the gradient of `f`: see `value_and_grad` for arguments and errors.
+
+    Returns:
+        A function of the same arguments that returns the gradient, or (gradient, aux).
+
+    Example:
+        >>> import minigrad as mg
+        >>> mg.grad(mg.grad(mg.sin))(0.5), -mg.sin(0.5)
+        (Tensor(-0.47942554), np.float64(-0.47942554))
+    """
+    both = value_and_grad(f, argnums, has_aux)
+
+    @wraps(f, updated=())
+    def transformed(*args: Any, **kwargs: Any) -> Any:
+        value, gradient = both(*args, **kwargs)
+        return (gradient, value[1]) if has_aux else gradient
+
+    return transformed
+
+
+def vjp(f: Callable[..., Any], *xs: Any, has_aux: bool = False) -> Any:
+    """The value of `f` and its pullback, the function from cotangents of the value to cotangents of the arguments.
+
+    Args:
+        f: takes and returns trees.
+        xs: where to differentiate it: trees of Tensors, arrays, floats.
+        has_aux: `f` returns (value, aux), and aux is passed through.
+
+    Returns:
+        (value, pullback), or (value, pullback, aux). The pullback takes a tree of the value's structure, with its
+        shapes and dtypes, and returns a tuple of one cotangent an argument. It can be called any number of times.
+
+    Raises:
+        ValueError: a cotangent of another structure, shape or dtype.
+        TypeError: an argument without floating-point leaves.
+
+    Example:
+        >>> import minigrad as mg
+        >>> y, pullback = mg.vjp(lambda a, b: a * b, mg.Tensor([1.0, 2.0]), mg.Tensor([3.0, 4.0]))
+        >>> y, pullback(mg.Tensor([1.0, 10.0]))
+        (Tensor([3., 8.]), (Tensor([ 3., 40.]), Tensor([ 1., 20.])))
+    """
+    run = _Run("vjp", f, xs, {}, range(len(xs)), has_aux)
+    value = run.value()
+
+    def pullback(cotangent: Any) -> tuple[Any, ...]:
+        pairs, _ = trees.matched(value, cotangent)
+        given = [
+            _given("vjp", g, y, "cotangent") if _differentiable(y) else None
+            for y, (_, g) in zip(run.outputs, pairs, strict=True)
+        ]
+        recorded = grad_enabled() and (run.flows or any(map(_needs_gradient, given)))
+        reached = run.pull(given, keep=True, recorded=recorded)
+        return tuple(run.gradients(argument, reached) for argument in run.arguments.values())
+
+    return (value, pullback, run.aux) if has_aux else (value, pullback)
+
+
+# Forward mode
+
+
+def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    """The value of `f` and its derivative along tangents.
+
+    Args:
+        f: takes and returns trees.
+        primals: its arguments: a tuple of trees of Tensors, arrays, floats.
+        tangents: the direction, of the structure, shapes and dtypes of the primals.
+
+    Returns:
+        The value, and its tangent of the same structure: Σ ∂f/∂x ẋ over the arguments.
+
+    Raises:
+        ValueError: a tangent of another structure, shape or dtype.
+        TypeError: primals is no tuple or list, or has an argument without floating-point leaves.
+
+    Example:
+        >>> import minigrad as mg
+        >>> mg.jvp(lambda a, b: a * b, (mg.Tensor([1.0, 2.0]), 3.0), (mg.Tensor([1.0, 0.0]), 1.0))
+        (Tensor([3., 6.]), Tensor([4., 2.]))
+    """
+    if not isinstance(primals, (tuple, list)) or not isinstance(tangents, (tuple, list)):
+        raise TypeError("jvp: primals and tangents are tuples with one item an argument: jvp(f, (x,), (v,))")
+    if len(primals) != len(tangents):
+        raise ValueError(f"jvp: {len(primals)} primals need as many tangents, not {len(tangents)}")
+    given = [_tangents(x, v) for x, v in zip(primals, tangents, strict=True)]
+    run = _Run("jvp", f, primals, {}, range(len(primals)))
+    by_node = {
+        a.node: v
+        for argument, vs in zip(run.arguments.values(), given, strict=True)
+        for a, v in zip(argument.aliases, vs, strict=True)
+        if a is not None
+    }
+    recorded = grad_enabled() and (run.flows or any(map(_needs_gradient, by_node.values())))
+    after = run.push(by_node, recorded)
+    dots = [_zeros(y) if v is None else _wrapped(v) for y, v in zip(run.outputs, after, strict=True)]
+    return run.value(), run.rebuild(dots)
+
+
+def _tangents(primal: Any, tangent: Any) -> list[Any]:
+    """The tangents of the leaves of an argument; None for integers."""
+    pairs, _ = trees.matched(primal, tangent, floats=True)
+    tensors = [(_tensor(x), v) for x, v in pairs]
+    return [_given("jvp", v, x, "tangent") if _differentiable(x) else None for x, v in tensors]
+
+
+def _push(
+    wanted: set[AnyNode], targets: Sequence[AnyNode], tangents: dict[AnyNode, Any], recorded: bool
+) -> dict[AnyNode, Any]:
+    """Forward mode: the tangents of the wanted nodes, from those of the targets, oldest first.
+
+    Args:
+        wanted: the nodes between targets and outputs.
+        targets: nodes whose tangents are given.
+        tangents: arrays or values of the targets' shapes and dtypes, by node.
+        recorded: whether the tangents may be differentiated in turn; else the rules run on arrays.
+    """
+    mode = current()
+    on_values = tuple(w for w in mode.watchers if w.on_values) if mode else ()
+    values = recorded or bool(on_values)
+    after = {n: Tensor.wrap(v) if values and not isinstance(v, Value) else v for n, v in tangents.items()}
+    if not values:
+        after = {n: v.array if isinstance(v, Value) else v for n, v in after.items()}
+    with np.errstate(all="ignore"), changed(grad=recorded, watchers=on_values):
+        for node in sorted(wanted.difference(targets), key=lambda n: -n.birth):
+            v = _pushed(node, after, values, recorded)  # type: ignore[arg-type]
+            if v is not None:
+                after[node] = v
+    return after
+
+
+def _pushed(node: Node, after: dict[AnyNode, Any], values: bool, recorded: bool) -> Any:
+    """The tangent of a node from those of its parents; None for zero."""
+    op, plan = node.plan.op, node.plan
+    _check_saved(node)
+    if op is pick:
+        parts = after.get(node.parents[0])  # type: ignore[arg-type]
+        return None if parts is None else parts[dict(zip(plan.names, node.saved or (), strict=True))["i"]]
+    saved = _with_history(node, Tensor) if values else list(node.saved or ())
+    terms = None
+    if op.kind == "elementwise" and op.star is None:
+        pulls = [(rule, uses, after[p]) for i, rule, uses in plan.pulls if (p := node.parents[i]) in after]
+        terms = [rule(v, *(saved if uses is None else saved[uses])) for rule, uses, v in pulls]
+    elif op.kind in ("linear", "bilinear") and op.star is None:
+        terms = _by_forward(node, after, saved)
+    if terms is None:
+        return _by_transposing(node, after, recorded)
+    total = None
+    for term in terms:
+        v = term if isinstance(term, (Value, np.ndarray)) else np.asarray(term)
+        total = v if total is None else add(total, v)
+    return None if total is None else _shaped(total, node)
+
+
+def _shaped(v: Any, node: Node) -> Any:
+    """A tangent in the shape and dtype of its node."""
+    array = v.array if isinstance(v, Value) else v
+    v = v if array.shape == node.shape else broadcast_to(v, shape=node.shape)
+    return v if array.dtype == node.dtype else cast(v, dtype=node.dtype)
+
+
+def _by_forward(node: Node, after: dict[AnyNode, Any], saved: list[Any]) -> list[Any] | None:
+    """The terms of a linear or bilinear operation's tangent, by its forward; None if the node did not keep enough."""
+    op = node.plan.op
+    known = dict(zip(node.plan.names, saved, strict=True))
+    dots = {name: after[p] for name, p in zip(op.inputs, node.parents, strict=True) if p is not None and p in after}
+    if not known.keys() >= op.params.keys():
+        return None
+    params = {name: known[name] for name in op.params}
+    swaps = [{name: v} for name, v in dots.items()] if op.kind == "bilinear" else [dots]
+    calls = [{**known, **swap} for swap in swaps]
+    if op.kind == "linear" and not op.vjp.keys() <= dots.keys():
+        return None  # the zero tangents of the other inputs have a shape that is not known
+    if not all(call.keys() >= set(op.inputs) for call in calls):
+        return None
+    results = [op(*(call[name] for name in op.inputs), **params) for call in calls]
+    return None if any(isinstance(y, tuple) for y in results) else results
+
+
+def _by_transposing(node: Node, after: dict[AnyNode, Any], recorded: bool) -> Any:
+    """A node's tangent as the derivative of its VJP in the cotangent: u ↦ ⟨x̄(u), ẋ⟩ is linear, its gradient is ẏ."""
+    several = node.dtype is None  # the hidden node of an operation of several outputs
+    likes: Any = node.shape if several else (node,)
+    with changed(grad=True):
+        us = [Tensor.wrap(z := np.zeros(like.shape, like.dtype), Leaf(z, True)) for like in likes]
+        u = tuple(us) if several else us[0]
+        pulled = [
+            (x_bar, after[parent]) for parent, x_bar in _pull(node, u) if parent in after and _needs_gradient(x_bar)
+        ]
+    targets = [x.node for x in us]
+    wanted, _ = _leading_to([x_bar.node for x_bar, _ in pulled], targets)
+    roots = [(x_bar.node, v) for x_bar, v in pulled if x_bar.node in wanted]
+    reached = backward(roots, Tensor, targets=targets, wanted=wanted, create_graph=recorded)
+    if not reached:
+        return None
+    zero = Tensor.wrap if isinstance(next(iter(reached.values())), Value) else np.asarray
+    found = [reached[x.node] if x.node in reached else zero(np.zeros_like(x.array)) for x in us]
+    return tuple(found) if several else found[0]
+
+
+def _pull(node: Node, g: Any) -> Iterator[tuple[AnyNode, Any]]:
+    """The cotangents of a node's parents, one a use, by its rules run on values."""
+    saved = _with_history(node, Tensor)
+    for i, rule, uses in node.plan.pulls:
+        c = rule(g, *(saved if uses is None else saved[uses]))
+        for parent, x_bar in _conformed(node, i, c, None):
+            yield parent, x_bar.merge([x_bar], parent) if type(x_bar) is Part else x_bar
+
+
+# Second order
+
+
+def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """The function that returns the Jacobian of `f`: for an output y and an input x an array of y.shape + x.shape.
+
+    The function runs once; then there is one pass for each entry of the smaller side: backward for an entry of the
+    output, forward for one of the input.
+
+    Args:
+        f: takes and returns trees.
+        argnums: the positional argument to differentiate with respect to, or a tuple of them.
+
+    Returns:
+        A function of the same arguments. For trees: the structure of the output, with a tree of the structure of the
+        input in place of each leaf.
+
+    Raises:
+        ValueError: argnums is out of range.
+        TypeError: there is nothing to differentiate with respect to.
+
+    Example:
+        >>> import minigrad as mg
+        >>> mg.jacobian(lambda x: x * x)(mg.Tensor([1.0, 2.0]))
+        Tensor([[2., 0.],
+                [0., 4.]])
+    """
+
+    @wraps(f, updated=())
+    def transformed(*args: Any, **kwargs: Any) -> Any:
+        numbers = _numbers("jacobian", argnums, args)
+        run = _Run("jacobian", f, args, kwargs, numbers)
+        blocks = _derivatives(run)
+
+        def row(k: int, shape: tuple[int, ...]) -> Any:
+            inputs = [run.arguments[n] for n in numbers]
+            found = [x.result(lambda a: blocks[k, a.node], lambda constant: _zeros(constant, shape)) for x in inputs]
+            return _in_structure(argnums, found)
+
+        return run.rebuild([row(k, y.array.shape) for k, y in enumerate(run.outputs)])
+
+    return transformed
+
+
+def _derivatives(run: _Run) -> dict[tuple[int, AnyNode], Any]:
+    """∂y/∂x of every output (by its position) and alias (by its node), of y.shape + x.shape."""
+    blocks: dict[tuple[int, AnyNode], Any] = {}
+    outputs, recorded = list(enumerate(run.outputs)), run.flows
+    if sum(a.array.size for a in run.aliases) < sum(y.array.size for y in run.outputs):
+        for a in run.aliases:
+            columns = [run.push({a.node: unit}, recorded) for unit in _units(a)]
+            for k, y in outputs:
+                entries = [_zeros(y) if c[k] is None else c[k] for c in columns]
+                blocks[k, a.node] = _stacked(entries, -1, y, a)
+        return blocks
+    for k, y in outputs:
+        cotangents: list[Any] = [None] * len(outputs)
+        rows = []
+        for cotangents[k] in _units(y):
+            rows.append(run.pull(cotangents, keep=True, recorded=recorded))
+        for a in run.aliases:
+            entries = [row[a.node] if a.node in row else _zeros(a) for row in rows]
+            blocks[k, a.node] = _stacked(entries, 0, y, a)
+    return blocks
+
+
+def _units(x: Any) -> Iterator[np.ndarray]:
+    """Arrays like `x`, each with a one in another place and zeros elsewhere."""
+    for i in range(x.array.size):
+        unit = np.zeros(x.array.shape, x.array.dtype)
+        unit.flat[i] = 1
+        yield unit
+
+
+def _stacked(entries: list[Any], axis: int, y: Any, x: Any) -> Any:
+    shape = y.array.shape + x.array.shape
+    return _wrapped(reshape(stack(entries, axis), shape) if entries else np.zeros(shape, x.array.dtype))
+
+
+def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """The function that returns the matrix of second derivatives of a scalar function: the Jacobian of its gradient.
+
+    Returns:
+        A function of the same arguments. For an argument x an array of x.shape + x.shape; for a tree, and for a tuple
+        of argnums, a tree of trees.
+
+    Raises:
+        ValueError: the value is no scalar, or argnums is out of range.
+        TypeError: there is nothing to differentiate with respect to.
+
+    Example:
+        >>> import minigrad as mg
+        >>> mg.hessian(lambda x: (x * x * x).sum())(mg.Tensor([1.0, 2.0]))
+        Tensor([[ 6.,  0.],
+                [ 0., 12.]])
+    """
+    return jacobian(grad(f, argnums), argnums)
+
+
+def hvp(f: Callable[..., Any], x: Any, v: Any) -> Any:
+    """The Hessian of a scalar function at `x` times `v`, forward over reverse: as cheap as a few gradients.
+
+    Args:
+        f: from a tree to a 0-d Tensor.
+        x: where, a tree.
+        v: the direction, of the structure, shapes and dtypes of `x`.
+
+    Raises:
+        ValueError: the value is no scalar, or `v` does not fit `x`.
+        TypeError: there is nothing to differentiate with respect to.
+
+    Example:
+        >>> import minigrad as mg
+        >>> mg.hvp(lambda x: (x * x * x).sum(), mg.Tensor([1.0, 2.0]), mg.Tensor([1.0, 1.0]))
+        Tensor([ 6., 12.])
+    """
+    return jvp(grad(f), (x,), (v,))[1]
+
+
+# Constants and recomputation
+
+
+def stop_gradient(tree: Any) -> Any:
+    """The same values as constants: no gradient flows through them, in any derivative.
+
+    Args:
+        tree: a Tensor, or a tree of them; leaves that are no Tensors are returned as they are.
+
+    Example:
+        >>> import minigrad as mg
+        >>> mg.grad(lambda x: x * mg.stop_gradient(x))(3.0)
+        Tensor(3.)
+    """
+    return trees.map(lambda x: x.wrap(x.array) if isinstance(x, Value) else x, tree)
+
+
+def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which keeps nothing of its inside for backward, and computes it again instead.
+
+    Gradients flow to the tensors among its arguments (trees, too) and to those that it takes from around it, such as
+    the parameters of a layer. Random draws from the generator of the context are the same when it is computed again.
+    What else it does besides returning a value happens once more then.
+
+    Args:
+        f: from trees to a tree. Called with the same arguments it must compute the same.
+
+    Raises:
+        RuntimeError: in backward, if what was computed again differs from what was computed first.
+
+    Source: Chen et al. 2016, "Training deep nets with sublinear memory cost", section 4.
+
+    Example:
+        >>> import minigrad as mg
+        >>> x = mg.Tensor([1.0, 2.0], requires_grad=True)
+        >>> mg.checkpoint(lambda x: mg.exp(mg.sin(x)).sum())(x).backward()
+        >>> (x.grad - mg.grad(lambda x: mg.exp(mg.sin(x)).sum())(x)).data
+        array([0., 0.])
+    """
+
+    @wraps(f, updated=())
+    def transformed(*args: Any, **kwargs: Any) -> Any:
+        if not grad_enabled():
+            return f(*args, **kwargs)
+        again = _Again(f, args, kwargs)
+        outputs, rebuild = trees.flatten(f(*args, **kwargs))
+        return rebuild(again.instead(outputs))
+
+    return transformed
+
+
+class _Again:
+    """A call that can be repeated: what its node holds in place of the arrays inside.
+
+    The first call is recorded, which shows what it depends on (`sources`): nodes that were there before. Then that
+    record is dropped, and one node takes its place, with the sources for parents.
+    """
+
+    def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self.f = f
+        leaves, rebuild = trees.flatten((args, kwargs))
+        self.inputs = rebuild([_snapshot(x) for x in leaves])
+        self.same_draws = _draws_from_here()
+        self.start = birth()
+        self.sources: list[AnyNode] = []
+        self.made: list[int] = []
+
+    def instead(self, outputs: list[Any]) -> list[Any]:
+        """The outputs on the node of a checkpoint."""
+        self.made = [
+            i
+            for i, x in enumerate(outputs)
+            if _needs_gradient(x) and type(x.node) is Node and x.node.birth < self.start
+        ]
+        self.sources = _older([outputs[i].node for i in self.made], self.start)
+        if not self.sources:
+            return outputs
+        values = [Tensor.wrap(outputs[i].array) for i in self.made]
+        replaced = checkpointed(*values, *(Tensor.wrap(_NOTHING, node) for node in self.sources), again=self)
+        by_position = dict(zip(self.made, replaced, strict=True))
+        return [by_position.get(i, x) for i, x in enumerate(outputs)]
+
+    def pull(self, g: tuple[Any, ...], arrays: tuple[Any, ...]) -> list[Any]:
+        """The VJP: compute again, recorded, then backward to the sources."""
+        recorded = grad_enabled() and any(isinstance(c, Value) for c in g)
+        args, kwargs = self.inputs
+        with changed(grad=True), self.same_draws():
+            outputs, _ = trees.flatten(self.f(*args, **kwargs))
+        roots: list[tuple[Any, Any]] = []
+        for i, c, first in zip(self.made, g, arrays, strict=False):
+            y = outputs[i] if i < len(outputs) else None
+            old = first.array if isinstance(first, Value) else first
+            if not isinstance(y, Value) or not np.array_equal(y.array, old, equal_nan=True):
+                raise RuntimeError(
+                    f"checkpoint: {getattr(self.f, '__name__', self.f)!r}, computed again, did not return what it "
+                    "returned first; it must depend on nothing that changes in between"
+                )
+            roots.append((y.node, c))
+        wanted, _ = _leading_to([node for node, _ in roots], self.sources)
+        roots = [(node, c) for node, c in roots if node in wanted]
+        reached = backward(
+            roots, Tensor, targets=self.sources, wanted=wanted, create_graph=recorded, retain_graph=recorded
+        )
+        found = [reached[n] if n in reached else np.zeros(n.shape, n.dtype) for n in self.sources]
+        return [*([None] * len(self.made)), *found]
+
+
+def _draws_from_here() -> Callable[[], AbstractContextManager[Any]]:
+    """What to do something under, any number of times, in which the random draws are those that come next now."""
+    from minigrad import random  # loaded when it is first needed
+
+    generator = random.current().copy()
+    return lambda: random.use(generator.copy())
+
+
+def _snapshot(x: Any) -> Any:
+    """A leaf as it is now, whatever is assigned to it later."""
+    return Tensor.wrap(x.array, x.node) if isinstance(x, Value) else x.copy()
+
+
+def _older(roots: list[AnyNode], start: int) -> list[AnyNode]:
+    """The nodes born before `start` that need a gradient, which the roots depend on without another in between."""
+    found: dict[AnyNode, None] = {}
+    seen: set[AnyNode] = set(roots)
+    stack_ = list(roots)
+    while stack_:
+        node = stack_.pop()
+        if node.birth > start:
+            if node.requires_grad:
+                found[node] = None
+        elif type(node) is Node:
+            new = [p for p in node.parents if p is not None and p not in seen]
+            seen.update(new)
+            stack_ += new
+    return list(found)
+
+
+_NOTHING = np.zeros(0)
+_NOTHING.setflags(write=False)
+
+checkpointed = Op(
+    "checkpoint",
+    lambda *arrays, again: tuple(y.view() for y in arrays[: len(again.made)]),
+    vjp={"arrays": lambda g, arrays, again: again.pull(g, arrays)},
+    formula="y = f(x) for all x that f depends on,  x̄ = ȳ ∂f/∂x, computed again",
+)
