@@ -1,0 +1,239 @@
+"""Optimisers of first order: SGD with momentum, and Adam.
+
+All that an optimiser remembers (moments, the number of steps, the learning rate) is tensors in the tree `state`, and a
+step is operations alone, which end in `assign`. So a tape of a step can be replayed, a compiled step freezes nothing,
+and `state` is saved and loaded like a module. Scalars are computed in float64, where 1 - βᵗ keeps its digits, and cast
+to the dtype of each parameter.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minigrad import trees
+from minigrad.core.adjoint import cast
+from minigrad.core.mode import changed
+from minigrad.ops.elementwise import power, sqrt, square
+from minigrad.tensor import Tensor
+
+__all__ = ["SGD", "Adam", "Optimizer", "parameters_of"]
+
+
+def parameters_of(params: Any) -> dict[str, Tensor]:
+    """The parameters of a module, or all leaves of a tree (a dict, a list, ...), by name.
+
+    Raises:
+        TypeError: a leaf that is no tensor.
+        ValueError: no leaves at all, or one that does not require a gradient or is the result of an operation.
+    """
+    if hasattr(params, "parameters"):
+        found = params.parameters()
+    else:
+        found = dict(trees.named_leaves([params] if isinstance(params, Tensor) else params))
+    if not found:
+        raise ValueError(
+            f"{type(params).__name__} holds no parameters: give a module, or a dict or list of tensors with "
+            "requires_grad=True"
+        )
+    for name, p in found.items():
+        if not isinstance(p, Tensor):
+            raise TypeError(f"parameter {name} is {type(p).__name__} {p.shape}, not a Tensor with requires_grad=True")
+        if not p.is_leaf:
+            raise ValueError(f"parameter {name} is the result of an operation, {p.node!r}: only leaves can be trained")
+        if not p.requires_grad:
+            raise ValueError(
+                f"parameter {name} does not require a gradient: leave it out (module.parameters() has those that do), "
+                "or make it with requires_grad=True"
+            )
+    return found
+
+
+class Optimizer:
+    """Base of optimisers: holds `parameters`, a dict, and `state`, a tree of tensors; a subclass defines `_update`.
+
+    Args:
+        params: a module, or a tree of tensors that require a gradient.
+        lr: the learning rate, positive.
+    """
+
+    def __init__(self, params: Any, lr: float):
+        self.parameters = parameters_of(params)
+        if not (0 < lr < math.inf):
+            raise ValueError(f"{type(self).__name__}: the learning rate is a positive number, not {lr}")
+        self.state: dict[str, Any] = {"learning_rate": Tensor(lr, np.float64)}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.parameters)} parameters, lr={self.learning_rate.item():g})"
+
+    @property
+    def learning_rate(self) -> Tensor:
+        """The learning rate, float64 (): part of the state. Set it to a number ≥ 0, as a schedule does.
+
+        Raises:
+            ValueError: set to a negative or non-finite number.
+
+        Example:
+            >>> import minigrad as mg
+            >>> optimizer = mg.optim.SGD([mg.Tensor(1.0, requires_grad=True)], lr=0.1)
+            >>> optimizer.learning_rate = 0.05
+            >>> optimizer
+            SGD(1 parameters, lr=0.05)
+        """
+        return self.state["learning_rate"]
+
+    @learning_rate.setter
+    def learning_rate(self, lr: float) -> None:
+        lr = float(lr)
+        if not (0 <= lr < math.inf):
+            raise ValueError(f"{type(self).__name__}: a learning rate is a number ≥ 0, not {lr}")
+        self.learning_rate.assign(lr)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for p in self.parameters.values():
+            p.zero_grad()
+
+    def step(self) -> None:
+        """Change every parameter that has a gradient; the others, and what is remembered of them, stay as they are.
+
+        Raises:
+            RuntimeError: no parameter has a gradient.
+        """
+        params = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        if not params:
+            raise RuntimeError(f"{type(self).__name__}: no parameter has a gradient: call backward() before step()")
+        with changed(grad=False):
+            self._update(params)
+
+    def _update(self, params: dict[str, Tensor]) -> None:
+        raise NotImplementedError(f"{type(self).__name__} does not define _update")
+
+    def _zeros(self) -> dict[str, Tensor]:
+        """A tensor of zeros like every parameter: a moment before the first step."""
+        return {name: Tensor(np.zeros(p.shape, p.dtype)) for name, p in self.parameters.items()}
+
+
+class SGD(Optimizer):
+    """Gradient descent, with momentum: v ← μ·v + g,  p ← p - lr·v.
+
+    With Nesterov's momentum p ← p - lr·(g + μ·v) (Sutskever et al. 2013, eqs. 3-4, with the learning rate outside of
+    v). Weight decay adds λ·p to g, the gradient of the lecture's λ/2·Σp².
+
+    Args:
+        params: a module, or a tree of tensors that require a gradient.
+        lr: the learning rate, positive.
+        momentum: μ, in [0, 1).
+        nesterov: whether the momentum is Nesterov's; needs μ > 0.
+        weight_decay: λ ≥ 0.
+
+    Raises:
+        ValueError: a number outside its range; no parameters, or one that does not require a gradient.
+
+    Example:
+        >>> import minigrad as mg
+        >>> p = mg.Tensor([1.0], requires_grad=True)
+        >>> optimizer = mg.optim.SGD([p], lr=0.25)
+        >>> (p * p).sum().backward()
+        >>> optimizer.step()
+        >>> p.data
+        array([0.5])
+    """
+
+    def __init__(
+        self, params: Any, lr: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+    ):
+        super().__init__(params, lr)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"SGD: momentum lies in [0, 1), not {momentum}")
+        if nesterov and momentum == 0:
+            raise ValueError("SGD: nesterov=True needs a momentum above 0, 0.9 say")
+        _check_weight_decay(self, weight_decay)
+        self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
+        if momentum:
+            self.state["momentum"] = self._zeros()
+
+    def _update(self, params: dict[str, Tensor]) -> None:
+        rates = _by_dtype(params, self.learning_rate)
+        for name, p in params.items():
+            g = p.grad
+            if self.weight_decay:
+                g = g + self.weight_decay * p
+            if self.momentum:
+                v = self.state["momentum"][name]
+                v.assign(self.momentum * v + g)
+                g = g + self.momentum * v if self.nesterov else v
+            p.assign(p - rates[p.dtype] * g)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015, algorithm 1), with the decoupled weight decay of Loshchilov and Hutter (2019).
+
+    m ← β₁·m + (1 - β₁)·g,  v ← β₂·v + (1 - β₂)·g²,  p ← (1 - lr·λ)·p - lr·m̂/(√v̂ + ε), where m̂ = m/(1 - β₁ᵗ) and
+    v̂ = v/(1 - β₂ᵗ). It is computed as p - α·m/(√v + ε·√(1 - β₂ᵗ)), α = lr·√(1 - β₂ᵗ)/(1 - β₁ᵗ), which is the same
+    (end of their section 2). One count of steps t serves all parameters.
+
+    Args:
+        params: a module, or a tree of tensors that require a gradient.
+        lr: the learning rate, positive.
+        betas: β₁ and β₂, each in [0, 1).
+        eps: ε, positive.
+        weight_decay: λ ≥ 0.
+
+    Raises:
+        ValueError: a number outside its range; no parameters, or one that does not require a gradient.
+
+    Example:
+        >>> import minigrad as mg
+        >>> p = mg.Tensor([1.0, -1.0], requires_grad=True)
+        >>> optimizer = mg.optim.Adam([p], lr=0.25)
+        >>> (p * p).sum().backward()
+        >>> optimizer.step()
+        >>> p.data.round(6)
+        array([ 0.75, -0.75])
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(params, lr)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"Adam: betas lie in [0, 1), not {betas}")
+        if not 0 < eps < math.inf:
+            raise ValueError(f"Adam: eps is a positive number, not {eps}")
+        _check_weight_decay(self, weight_decay)
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.state["step"] = Tensor(0.0, np.float64)
+        self.state["first_moment"] = self._zeros()
+        self.state["second_moment"] = self._zeros()
+
+    def _update(self, params: dict[str, Tensor]) -> None:
+        beta1, beta2 = self.betas
+        t = self.state["step"].assign(self.state["step"] + 1.0)
+        root = sqrt(1.0 - power(beta2, t))
+        sizes = _by_dtype(params, self.learning_rate * root / (1.0 - power(beta1, t)))
+        floors = _by_dtype(params, self.eps * root)
+        shrinks = _by_dtype(params, 1.0 - self.weight_decay * self.learning_rate) if self.weight_decay else {}
+        for name, p in params.items():
+            m, v = self.state["first_moment"][name], self.state["second_moment"][name]
+            m.assign(beta1 * m + (1.0 - beta1) * p.grad)
+            v.assign(beta2 * v + (1.0 - beta2) * square(p.grad))
+            kept = shrinks[p.dtype] * p if self.weight_decay else p
+            p.assign(kept - sizes[p.dtype] * m / (sqrt(v) + floors[p.dtype]))
+
+
+def _check_weight_decay(optimizer: Optimizer, weight_decay: float) -> None:
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"{type(optimizer).__name__}: weight_decay is a number ≥ 0, not {weight_decay}")
+
+
+def _by_dtype(params: dict[str, Tensor], x: Tensor) -> dict[np.dtype[Any], Tensor]:
+    """A float64 scalar in the dtype of each parameter: 0-d arrays are not weak, and would promote float32 ones."""
+    return {dtype: cast(x, dtype=dtype) for dtype in dict.fromkeys(p.dtype for p in params.values())}
