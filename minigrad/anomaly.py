@@ -32,7 +32,7 @@ def detect_anomaly() -> changed:
 
 
 class _Search(Watcher):
-    def forward(self, op: Op, arrays: list[Any], params: dict[str, Any], y: Any, where: Place | None) -> None:
+    def forward(self, op: Op, arrays: tuple[Any, ...], params: dict[str, Any], y: Any, where: Place | None) -> None:
         inputs = dict(zip(op.names(len(arrays)), arrays, strict=True))
         refuse_non_finite(f"forward of {op.name}", y, inputs, where)
 

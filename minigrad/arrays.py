@@ -1,4 +1,4 @@
-"""What the engine asks of arrays that come from outside: a dtype that it computes with, and that nobody can change them."""
+"""What the engine asks of arrays from outside: a dtype that it computes with, and that nobody can change them."""
 
 from __future__ import annotations
 

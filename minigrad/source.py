@@ -13,7 +13,7 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 def place() -> Place | None:
-    """The nearest caller outside the package, as (code object, instruction offset): never the frame, which holds locals."""
+    """The nearest caller outside the package, as (code object, offset): never the frame, which holds locals."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back  # type: ignore[assignment]

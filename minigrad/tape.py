@@ -58,7 +58,7 @@ class Tape(Watcher):
     def __str__(self) -> str:
         return "\n".join(map(str, self.entries))
 
-    def forward(self, op: Op, arrays: list[Any], params: dict[str, Any], y: Any, where: Place | None) -> None:
+    def forward(self, op: Op, arrays: tuple[Any, ...], params: dict[str, Any], y: Any, where: Place | None) -> None:
         """Write one call down."""
         self.entries.append(Entry(op, tuple(arrays), params, y, where))
 

@@ -196,7 +196,7 @@ class Tensor(Value):
 
     def detach(self) -> Self:
         """The same values without their history."""
-        return self.wrap(self.array)  # type: ignore[no-any-return]
+        return self.wrap(self.array)
 
     # Its gradient
 
@@ -222,8 +222,8 @@ class Tensor(Value):
         """Add the gradient of this tensor to `.grad` of every leaf that requires one.
 
         Args:
-            cotangent: what the Jacobian is multiplied with from the left, of this tensor's shape and dtype; for a tensor
-                of one element it may be left out, and is 1.
+            cotangent: what the Jacobian is multiplied with from the left, of this tensor's shape and dtype; for one
+                element it may be left out, and is 1.
             retain_graph: keep what the graph saved, so that backward can be called again; default: `create_graph`.
             create_graph: record this pass, so that the gradients can be differentiated.
 
@@ -257,7 +257,7 @@ class Tensor(Value):
         return g
 
     def register_hook(self, hook: Callable[[Any], Any]) -> Hook:
-        """Call `hook(gradient)` when backward has the whole gradient of this tensor; what it returns replaces it, unless None.
+        """Call `hook(gradient)` with the whole gradient of this tensor in backward; unless it returns None, that replaces it.
 
         Hooks live on the tensor: keep a reference to it until backward. Returns a handle with `remove()`.
 
@@ -290,70 +290,70 @@ class Tensor(Value):
     # Operators
 
     def __neg__(self) -> Self:
-        return negative(self)  # type: ignore[no-any-return]
+        return negative(self)
 
     def __pos__(self) -> Self:
         return self
 
     def __abs__(self) -> Self:
-        return ops.abs(self)  # type: ignore[no-any-return]
+        return ops.abs(self)
 
     def __add__(self, other: Any) -> Self:
-        return add(self, other)  # type: ignore[no-any-return]
+        return add(self, other)
 
     def __radd__(self, other: Any) -> Self:
-        return add(other, self)  # type: ignore[no-any-return]
+        return add(other, self)
 
     def __sub__(self, other: Any) -> Self:
-        return subtract(self, other)  # type: ignore[no-any-return]
+        return subtract(self, other)
 
     def __rsub__(self, other: Any) -> Self:
-        return subtract(other, self)  # type: ignore[no-any-return]
+        return subtract(other, self)
 
     def __mul__(self, other: Any) -> Self:
-        return multiply(self, other)  # type: ignore[no-any-return]
+        return multiply(self, other)
 
     def __rmul__(self, other: Any) -> Self:
-        return multiply(other, self)  # type: ignore[no-any-return]
+        return multiply(other, self)
 
     def __truediv__(self, other: Any) -> Self:
-        return divide(self, other)  # type: ignore[no-any-return]
+        return divide(self, other)
 
     def __rtruediv__(self, other: Any) -> Self:
-        return divide(other, self)  # type: ignore[no-any-return]
+        return divide(other, self)
 
     def __pow__(self, other: Any) -> Self:
-        return power(self, other)  # type: ignore[no-any-return]
+        return power(self, other)
 
     def __rpow__(self, other: Any) -> Self:
-        return power(other, self)  # type: ignore[no-any-return]
+        return power(other, self)
 
     def __matmul__(self, other: Any) -> Self:
-        return matmul(self, other)  # type: ignore[no-any-return]
+        return matmul(self, other)
 
     def __rmatmul__(self, other: Any) -> Self:
-        return matmul(other, self)  # type: ignore[no-any-return]
+        return matmul(other, self)
 
     def __eq__(self, other: object) -> Self:  # type: ignore[override]
-        return ops.equal(self, other)  # type: ignore[no-any-return]
+        return ops.equal(self, other)
 
     def __ne__(self, other: object) -> Self:  # type: ignore[override]
-        return ops.not_equal(self, other)  # type: ignore[no-any-return]
+        return ops.not_equal(self, other)
 
     def __lt__(self, other: Any) -> Self:
-        return ops.less(self, other)  # type: ignore[no-any-return]
+        return ops.less(self, other)
 
     def __le__(self, other: Any) -> Self:
-        return ops.less_equal(self, other)  # type: ignore[no-any-return]
+        return ops.less_equal(self, other)
 
     def __gt__(self, other: Any) -> Self:
-        return ops.greater(self, other)  # type: ignore[no-any-return]
+        return ops.greater(self, other)
 
     def __ge__(self, other: Any) -> Self:
-        return ops.greater_equal(self, other)  # type: ignore[no-any-return]
+        return ops.greater_equal(self, other)
 
     def __getitem__(self, index: Any) -> Self:
-        return ops.getitem(self, index)  # type: ignore[no-any-return]
+        return ops.getitem(self, index)
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError("tensors don't change in place: write t = minigrad.setitem(t, index, value)")
@@ -370,7 +370,7 @@ class Tensor(Value):
     def __itruediv__(self, other: Any) -> Self:
         return self._in_place("/", ops.divide, other)
 
-    def __ipow__(self, other: Any) -> Self:  # type: ignore[misc]
+    def __ipow__(self, other: Any) -> Self:
         return self._in_place("**", ops.power, other)
 
     def __imatmul__(self, other: Any) -> Self:
@@ -389,8 +389,8 @@ class Tensor(Value):
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if self.requires_grad and grad_enabled():
             raise TypeError(
-                "a tensor through which a gradient flows does not turn into an array by itself, since the gradient would "
-                "be lost: take .data, or .detach() it first"
+                "a tensor through which a gradient flows does not turn into an array by itself, since the gradient "
+                "would be lost: take .data, or .detach() it first"
             )
         if dtype is not None and np.dtype(dtype) != self.dtype:
             return self.array.astype(dtype)
@@ -399,7 +399,8 @@ class Tensor(Value):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if options.get("out") is not None or method == "at":
             raise TypeError(
-                f"np.{ufunc.__name__}: a tensor can't be written into an array in place, nor an array into a tensor: write a = a + t"
+                f"np.{ufunc.__name__}: no result goes into an array or a tensor in place, since the gradient would "
+                "be lost: write a = a + t"
             )
         op = _BY_NUMPY.get(ufunc)
         if op is None or method != "__call__":
@@ -413,7 +414,7 @@ class Tensor(Value):
         op = _BY_NUMPY.get(function)
         if op is None:
             raise TypeError(
-                f"np.{function.__name__} has no rule for tensors: use minigrad's operations, or .data for the bare array"
+                f"np.{function.__name__} has no rule for tensors: use minigrad's operations, or .data for the array"
             )
         return op(*args, **options)
 
@@ -439,106 +440,106 @@ class Tensor(Value):
     @property
     def T(self) -> Self:
         """Axes in reverse order; for a matrix its transpose."""
-        return ops.permute_dims(self, tuple(range(self.ndim))[::-1])  # type: ignore[no-any-return]
+        return ops.permute_dims(self, tuple(range(self.ndim))[::-1])
 
     @property
     def mT(self) -> Self:
         """The last two axes exchanged."""
-        return ops.matrix_transpose(self)  # type: ignore[no-any-return]
+        return ops.matrix_transpose(self)
 
     def sum(self, axis: Axis = None, keepdims: bool = False) -> Self:
         """See `minigrad.sum`."""
-        return ops.sum(self, axis, keepdims)  # type: ignore[no-any-return]
+        return ops.sum(self, axis, keepdims)
 
     def mean(self, axis: Axis = None, keepdims: bool = False) -> Self:
         """See `minigrad.mean`."""
-        return ops.mean(self, axis, keepdims)  # type: ignore[no-any-return]
+        return ops.mean(self, axis, keepdims)
 
     def max(self, axis: Axis = None, keepdims: bool = False) -> Self:
         """See `minigrad.max`."""
-        return ops.max(self, axis, keepdims)  # type: ignore[no-any-return]
+        return ops.max(self, axis, keepdims)
 
     def min(self, axis: Axis = None, keepdims: bool = False) -> Self:
         """See `minigrad.min`."""
-        return ops.min(self, axis, keepdims)  # type: ignore[no-any-return]
+        return ops.min(self, axis, keepdims)
 
     def var(self, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Self:
         """See `minigrad.var`."""
-        return ops.var(self, axis, correction, keepdims)  # type: ignore[no-any-return]
+        return ops.var(self, axis, correction, keepdims)
 
     def std(self, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Self:
         """See `minigrad.std`."""
-        return ops.std(self, axis, correction, keepdims)  # type: ignore[no-any-return]
+        return ops.std(self, axis, correction, keepdims)
 
     def prod(self, axis: Axis = None, keepdims: bool = False) -> Self:
         """See `minigrad.prod`."""
-        return ops.prod(self, axis, keepdims)  # type: ignore[no-any-return]
+        return ops.prod(self, axis, keepdims)
 
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Self:
         """See `minigrad.argmax`."""
-        return ops.argmax(self, axis, keepdims)  # type: ignore[no-any-return]
+        return ops.argmax(self, axis, keepdims)
 
     def argmin(self, axis: int | None = None, keepdims: bool = False) -> Self:
         """See `minigrad.argmin`."""
-        return ops.argmin(self, axis, keepdims)  # type: ignore[no-any-return]
+        return ops.argmin(self, axis, keepdims)
 
     def all(self, axis: Axis = None, keepdims: bool = False) -> Self:
         """See `minigrad.all`."""
-        return ops.all(self, axis, keepdims)  # type: ignore[no-any-return]
+        return ops.all(self, axis, keepdims)
 
     def any(self, axis: Axis = None, keepdims: bool = False) -> Self:
         """See `minigrad.any`."""
-        return ops.any(self, axis, keepdims)  # type: ignore[no-any-return]
+        return ops.any(self, axis, keepdims)
 
     def reshape(self, *shape: Any) -> Self:
         """See `minigrad.reshape`; the shape may be given as a tuple or as separate numbers."""
-        return ops.reshape(self, shape[0] if len(shape) == 1 else shape)  # type: ignore[no-any-return]
+        return ops.reshape(self, shape[0] if len(shape) == 1 else shape)
 
     def transpose(self, *axes: Any) -> Self:
         """See `minigrad.permute_dims`; without axes, in reverse order."""
         if not axes:
             return self.T
-        return ops.permute_dims(self, axes[0] if len(axes) == 1 else axes)  # type: ignore[no-any-return]
+        return ops.permute_dims(self, axes[0] if len(axes) == 1 else axes)
 
     def squeeze(self, axis: Axis = None) -> Self:
         """See `minigrad.squeeze`."""
-        return ops.squeeze(self, axis)  # type: ignore[no-any-return]
+        return ops.squeeze(self, axis)
 
     def astype(self, dtype: DTypeLike) -> Self:
         """See `minigrad.astype`."""
-        return ops.astype(self, dtype)  # type: ignore[no-any-return]
+        return ops.astype(self, dtype)
 
     def clip(self, min: Any = None, max: Any = None) -> Self:
         """See `minigrad.clip`."""
-        return ops.clip(self, min, max)  # type: ignore[no-any-return]
+        return ops.clip(self, min, max)
 
     def abs(self) -> Self:
         """See `minigrad.abs`."""
-        return ops.abs(self)  # type: ignore[no-any-return]
+        return ops.abs(self)
 
     def exp(self) -> Self:
         """See `minigrad.exp`."""
-        return ops.exp(self)  # type: ignore[no-any-return]
+        return ops.exp(self)
 
     def log(self) -> Self:
         """See `minigrad.log`."""
-        return ops.log(self)  # type: ignore[no-any-return]
+        return ops.log(self)
 
     def sqrt(self) -> Self:
         """See `minigrad.sqrt`."""
-        return ops.sqrt(self)  # type: ignore[no-any-return]
+        return ops.sqrt(self)
 
     def tanh(self) -> Self:
         """See `minigrad.tanh`."""
-        return ops.tanh(self)  # type: ignore[no-any-return]
+        return ops.tanh(self)
 
     def sigmoid(self) -> Self:
         """See `minigrad.sigmoid`."""
-        return ops.sigmoid(self)  # type: ignore[no-any-return]
+        return ops.sigmoid(self)
 
     def relu(self) -> Self:
         """See `minigrad.relu`."""
-        return ops.relu(self)  # type: ignore[no-any-return]
+        return ops.relu(self)
 
 
 def _accumulate(reached: dict[Any, Any], cls: Any, create_graph: bool) -> None:
@@ -627,8 +628,8 @@ def _by_numpy() -> dict[Any, Callable[..., Any]]:
     """Our function for each of NumPy's: those of the same name, and NumPy's other names for them."""
     table = {getattr(np, name): getattr(ops, name) for name in ops.__all__ if hasattr(np, name)}
     others = {
-        "absolute": "abs", "fabs": "abs", "concatenate": "concat", "transpose": "permute_dims", "cumsum": "cumulative_sum",
-        "true_divide": "divide", "amax": "max", "amin": "min", "rint": "round", "permute_dims": "permute_dims",
+        "absolute": "abs", "fabs": "abs", "concatenate": "concat", "cumsum": "cumulative_sum", "true_divide": "divide",
+        "amax": "max", "amin": "min", "rint": "round", "permute_dims": "permute_dims",
     }  # fmt: skip
     table.update({getattr(np, theirs): getattr(ops, ours) for theirs, ours in others.items() if hasattr(np, theirs)})
     table[np.transpose] = lambda a, axes=None: a.T if axes is None else ops.permute_dims(a, axes)

@@ -25,7 +25,7 @@ import numpy as np
 from minigrad import trees
 from minigrad.arrays import frozen
 from minigrad.core.adjoint import add, broadcast_to, cast
-from minigrad.core.backward import _check_saved, _conformed, _with_history, backward
+from minigrad.core.backward import backward, check_saved, conformed, with_history
 from minigrad.core.mode import changed, current, grad_enabled
 from minigrad.core.node import Leaf, Node, birth
 from minigrad.core.op import Op, Part, pick
@@ -56,7 +56,7 @@ def _leading_to(roots: Sequence[AnyNode | None], targets: Sequence[AnyNode]) -> 
         node = stack.pop()
         if node in seen or node in wanted:
             continue
-        if type(node) is Leaf or node.birth > oldest:
+        if not isinstance(node, Node) or node.birth > oldest:
             others = others or node.requires_grad
             continue
         seen.add(node)
@@ -429,11 +429,11 @@ def _push(
 def _pushed(node: Node, after: dict[AnyNode, Any], values: bool, recorded: bool) -> Any:
     """The tangent of a node from those of its parents; None for zero."""
     op, plan = node.plan.op, node.plan
-    _check_saved(node)
+    check_saved(node)
     if op is pick:
-        parts = after.get(node.parents[0])  # type: ignore[arg-type]
+        parts = after.get(node.parents[0])
         return None if parts is None else parts[dict(zip(plan.names, node.saved or (), strict=True))["i"]]
-    saved = _with_history(node, Tensor) if values else list(node.saved or ())
+    saved = with_history(node, Tensor) if values else list(node.saved or ())
     terms = None
     if op.kind == "elementwise" and op.star is None:
         pulls = [(rule, uses, after[p]) for i, rule, uses in plan.pulls if (p := node.parents[i]) in after]
@@ -497,10 +497,10 @@ def _by_transposing(node: Node, after: dict[AnyNode, Any], recorded: bool) -> An
 
 def _pull(node: Node, g: Any) -> Iterator[tuple[AnyNode, Any]]:
     """The cotangents of a node's parents, one a use, by its rules run on values."""
-    saved = _with_history(node, Tensor)
+    saved = with_history(node, Tensor)
     for i, rule, uses in node.plan.pulls:
         c = rule(g, *(saved if uses is None else saved[uses]))
-        for parent, x_bar in _conformed(node, i, c, None):
+        for parent, x_bar in conformed(node, i, c, None):
             yield parent, x_bar.merge([x_bar], parent) if type(x_bar) is Part else x_bar
 
 

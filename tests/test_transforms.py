@@ -430,6 +430,16 @@ def test_jvp_of_ones_own_operations(op: mg.Op) -> None:
         close(mg.matmul(hessian, vs[0]), mg.hvp(lambda x, f=f, n=n: mg.exp(f(x, *xs[1:n])).sum(), xs[0], vs[0]))
 
 
+def test_an_operation_of_several_outputs_whose_rule_asks_for_them() -> None:
+    both = own_op("both", lambda x: (np.exp(x), x * x), vjp={"x": lambda g, x, y: g[0] * y[0] + g[1] * 2.0 * x})
+    f = lambda x: (lambda p: p[0] * p[1])(both(x))  # x² exp(x)
+    close(f(1.0), math.e)
+    for outer in DERIVATIVES:
+        for inner in DERIVATIVES:
+            close(outer(inner(f))(1.0), 7 * math.e)
+    close(mg.grad(lambda x: both(x)[1])(3.0), 6.0)
+
+
 def test_jvp_runs_no_hooks_and_is_recorded_on_a_tape() -> None:
     calls = []
     x = t(1.0, 2.0, requires_grad=True)

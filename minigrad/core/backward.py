@@ -18,7 +18,7 @@ import numpy as np
 from minigrad.core.adjoint import add, cast, sum_to
 from minigrad.core.mode import changed, current
 from minigrad.core.node import Hooked, Leaf, Node, last_assign
-from minigrad.core.op import Part
+from minigrad.core.op import Part, pick
 from minigrad.core.value import Value, raw
 from minigrad.source import line
 
@@ -26,25 +26,26 @@ _ndarray = np.ndarray
 AnyNode = Node | Leaf
 
 
-def _with_history(node: Node, cls: Any) -> list[Any]:
+def with_history(node: Node, cls: Any) -> list[Any]:
     """What a node saved, each array as a value with the node that made it; what is no array stays as it is."""
     items: list[Any] = []
     for x, origin in zip(node.saved or (), node.plan.origins, strict=True):
         if type(x) is _ndarray:
-            x = cls.wrap(x, node if origin == -1 else node.parents[origin])
+            x = cls.wrap(x, node if origin == -1 else node.parents[origin])  # type: ignore[index]
+        elif origin == -1:  # several outputs
+            hidden = cls.wrap(x, node)
+            x = tuple(pick(hidden, i=i) for i in range(len(x)))
         elif origin is not None and origin == node.plan.op.star:
-            x = tuple(
-                cls.wrap(a, p) if type(a) is _ndarray else a for a, p in zip(x, node.parents[origin:], strict=True)
-            )
+            pairs = zip(x, node.parents[origin:], strict=True)
+            x = tuple(cls.wrap(a, parent) if type(a) is _ndarray else a for a, parent in pairs)
         items.append(x)
     return items
 
 
-def _check_saved(node: Node) -> None:
+def check_saved(node: Node) -> None:
     """RuntimeError if what a node saved was freed, or belongs to a leaf that was assigned since."""
     if node.saved is None:
-        mend = "the first freed what it saved; pass retain_graph=True to that one"
-        raise RuntimeError(f"backward through {node!r} a second time: {mend}")
+        raise RuntimeError(f"backward through {node!r} a second time: pass retain_graph=True to the first")
     for j in (j for j in node.plan.origins if j is not None and j >= 0):
         inputs = node.parents[j:] if j == node.plan.op.star else node.parents[j : j + 1]
         if any(p is not None and p.stale for p in inputs):
@@ -53,7 +54,7 @@ def _check_saved(node: Node) -> None:
             raise RuntimeError(f"backward of {node!r} needs {needed}\n  {line(node.plan.where)}")
 
 
-def _conformed(node: Node, i: int, result: Any, wanted: set[AnyNode] | None) -> Iterator[tuple[AnyNode, Any]]:
+def conformed(node: Node, i: int, result: Any, wanted: set[AnyNode] | None) -> Iterator[tuple[AnyNode, Any]]:
     """What the rule of input i returned, for each parent that it is for, in the shape and dtype of that parent."""
     op = node.plan.op
     for parent, c in zip(node.parents[i:], result, strict=True) if i == op.star else ((node.parents[i], result),):
@@ -103,7 +104,7 @@ def backward(
     summed: set[AnyNode] = set()  # the nodes for which that is a buffer made here
     parts: dict[AnyNode, list[Part]] = {}
     reached: dict[AnyNode, Any] = {}
-    heap: list[tuple[int, AnyNode]] = []
+    heap: list[tuple[int, Any]] = []  # the youngest first; Any: whether it is a leaf is told by its type, below
     assigned = last_assign()
 
     def add_up(node: AnyNode, c: Any) -> None:
@@ -133,23 +134,18 @@ def backward(
             if parts and node in parts:
                 merged = parts[node][0].merge(parts.pop(node), node)
                 g = merged if g is None else add(g, merged)
-            if targets and node in targets:  # its hooks run when whoever asked goes on from there
-                reached[node] = g
-                continue
-            plan = node if type(node) is Leaf else node.plan  # either notes the owner
-            if plan.owner is not None:
+            target = targets and node in targets  # its hooks run when whoever asked goes on from there
+            plan: Any = node if type(node) is Leaf else node.plan  # either notes the owner
+            if plan.owner is not None and not target:
                 g = _through_hooks(node, g, cls, recorded)
                 if getattr(plan.owner(), "_retains", False):
                     reached[node] = g
-            if plan is node:
+            if plan is node or target:
                 reached[node] = g
                 continue
-            saved = node.saved
-            if saved is None or node.birth > assigned:
-                _check_saved(node)
-            pulls = plan.fused_pulls
-            if recorded:
-                saved, pulls = _with_history(node, cls), plan.pulls
+            if node.saved is None or node.birth > assigned:
+                check_saved(node)
+            saved, pulls = (with_history(node, cls), plan.pulls) if recorded else (node.saved, plan.fused_pulls)
             parents = node.parents
             for i, rule, uses in pulls:
                 parent = parents[i]
@@ -157,7 +153,7 @@ def backward(
                     continue
                 c = rule(g, *saved) if uses is None else rule(g, *saved[uses])
                 if type(c) is not _ndarray or c.shape != parent.shape or c.dtype is not parent.dtype or watchers:
-                    for receiver, cotangent in _conformed(node, i, c, wanted):
+                    for receiver, cotangent in conformed(node, i, c, wanted):
                         for watcher in watchers:
                             watcher.backward(node, g, plan.op.inputs[i], cotangent)
                         add_up(receiver, cotangent)
@@ -167,11 +163,11 @@ def backward(
                     pending[parent] = c
                     heappush(heap, (parent.birth, parent))
             if not retain_graph:
-                node.saved = None  # type: ignore[union-attr]
+                node.saved = None
     return reached
 
 
-def _through_hooks(node: AnyNode, g: Any, cls: Any, recorded: bool) -> Any:
+def _through_hooks(node: Any, g: Any, cls: Any, recorded: bool) -> Any:
     """The cotangent after the hooks of its tensor have read or replaced it."""
     tensor = node.owner()
     if tensor is None and isinstance(node.owner, Hooked):
@@ -179,7 +175,6 @@ def _through_hooks(node: AnyNode, g: Any, cls: Any, recorded: bool) -> Any:
     for hook in list(getattr(tensor, "_hooks", {}).values()):
         seen = g if isinstance(g, Value) else cls.wrap(g)
         seen.array.setflags(write=False)
-        new = hook(seen)
-        if new is not None:
+        if (new := hook(seen)) is not None:
             g = new if recorded else new.array
     return g

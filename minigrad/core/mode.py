@@ -16,11 +16,11 @@ from minigrad.source import Place, place
 
 
 class Watcher:
-    """Sees every operation while it is in the mode: a tape, a search for NaN. This one only makes nodes remember lines."""
+    """Sees every operation while it is in the mode: a tape, say. This one only makes nodes remember lines."""
 
     on_values = False  # whether backward's rules must run on values, so that the watcher sees their operations too
 
-    def forward(self, op: Any, arrays: list[Any], params: dict[str, Any], y: Any, where: Place | None) -> None:
+    def forward(self, op: Any, arrays: tuple[Any, ...], params: dict[str, Any], y: Any, where: Place | None) -> None:
         """An operation was called."""
 
     def backward(self, node: Any, g: Any, name: str, cotangent: Any) -> None:
@@ -34,7 +34,7 @@ class Mode:
     grad: bool = True
     watchers: tuple[Watcher, ...] = ()
 
-    def watch(self, op: Any, arrays: list[Any], params: dict[str, Any], y: Any) -> Place | None:
+    def watch(self, op: Any, arrays: tuple[Any, ...], params: dict[str, Any], y: Any) -> Place | None:
         """Show a finished call to the watchers, and return its place if there are any."""
         where = place() if self.watchers else None
         for watcher in self.watchers:
@@ -98,5 +98,5 @@ def enable_grad() -> changed:
 
 
 def debug() -> changed:
-    """A with block, or a decorated function, in which nodes remember the source line of their call, for errors to name."""
+    """A with block, or a decorated function, in which nodes remember their source line, for errors to name."""
     return changed(watchers=watching(Watcher()))

@@ -31,7 +31,7 @@ def retire(leaf: Leaf) -> None:
     _last_assign[0] = birth()
 
 
-class Hooked(ref):  # type: ignore[type-arg]
+class Hooked(ref):
     """The weak reference of a node to its tensor when that has hooks: should it die, they would silently not run."""
 
 
@@ -69,7 +69,7 @@ class Node:
 
     birth: int
     plan: Plan
-    parents: list[Node | Leaf | None]
+    parents: tuple[Any, ...]
     saved: tuple[Any, ...] | None
     params: dict[str, Any]
     shape: tuple[int, ...]

@@ -1,8 +1,8 @@
 """Op: one record that tells the whole story of one operation, and what a call of it records.
 
 A rule (vector-Jacobian product) names what it needs, and only that is kept: `g` is the cotangent of the output, `y` the
-output, an input goes by its name, `like_x` is the shape and dtype of input x, parameters go by theirs. Rules are written
-with operations, so they run on arrays as well as on values.
+output, an input goes by its name, `like_x` is the shape and dtype of input x, parameters go by theirs. Rules are
+written with operations, so they run on arrays as well as on values.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field
+from itertools import accumulate
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -57,19 +58,15 @@ class Plan:
         self.owner: Any = None
         self.where: Place | None = None
         self.names = [name for i in needed for name in op.uses[i]]
-        at_hand = [*op.inputs, "y", *op.params, *op.likes]
+        output, at_hand = len(op.inputs), [*op.inputs, "y", *op.params, *op.likes]
         places = [at_hand.index(name) for name in self.names]
-        one_or_none = slice(places[0], places[0] + 1) if places else slice(0)
-        self.keep = itemgetter(*places) if len(places) > 1 else itemgetter(one_or_none)  # it gives a tuple in any case
-        output = len(op.inputs)
         self.origins = [None if place > output else -1 if place == output else place for place in places]
-        pulls, start = [], 0
-        for name in needed:
-            stop = start + len(op.uses[name])
-            pulls.append((op.inputs.index(name), op.vjp[name], slice(start, stop) if len(needed) > 1 else None))
-            start = stop
-        self.pulls = tuple(pulls)
-        self.fused_pulls = tuple((i, op.fused.get(op.inputs[i], rule), uses) for i, rule, uses in pulls)
+        self.keep = _keeper(op, places, output)
+        ends = accumulate(len(op.uses[name]) for name in needed)
+        spans = [slice(end - len(op.uses[name]), end) for name, end in zip(needed, ends, strict=True)]
+        uses = spans if len(needed) > 1 else [None]
+        self.pulls = [(op.inputs.index(n), op.vjp[n], used) for n, used in zip(needed, uses, strict=bool(needed))]
+        self.fused_pulls = [(i, op.fused.get(op.inputs[i], rule), used) for i, rule, used in self.pulls]
 
     def noting(self, **notes: Any) -> Plan:
         """A copy of this plan with `where` or `owner` noted."""
@@ -79,6 +76,18 @@ class Plan:
         return plan
 
 
+def _keeper(op: Op, places: list[int], output: int) -> Callable[[Any, Any, Any], tuple[Any, ...]]:
+    """The function that takes what is saved out of what a call has at hand: inputs, output, parameters, likes."""
+    if len(places) == 1 and (only := places[0]) <= output:  # the usual case is worth lines of its own
+        return (lambda arrays, y, _: (arrays[only],)) if only < output else lambda arrays, y, _: (y,)
+    if not places:
+        return lambda *at_hand: ()
+    take = itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
+    if max(places) <= output:
+        return lambda arrays, y, _: take((*arrays, y))
+    return lambda arrays, y, params: take((*arrays, y, *(params[n] for n in op.params), *map(like, arrays)))
+
+
 @dataclass(eq=False, repr=False)
 class Op:
     """One operation: its forward function on arrays, its rules, and what documents and tests it.
@@ -86,15 +95,15 @@ class Op:
     Args:
         name: what errors, graphs and `registry` call it.
         forward: a NumPy ufunc, or a function whose positional parameters are the input arrays (a `*xs` may come last)
-            and whose keyword-only parameters are the rest. It returns a new array, or a tuple of them for several outputs.
+            and whose keyword-only parameters are the rest. It returns a new array, or a tuple of several.
         vjp: for each differentiable input, the function from the cotangent `g` and whatever else it names to the
             cotangent of that input (for `*xs`: a sequence of them). The engine sums it over broadcast axes, casts it to
             the input's dtype and adds it up. An input without a rule is a constant.
-        fused: for some inputs a faster form of the rule, of the same parameters, for arrays alone; it must give the same bits.
+        fused: for some inputs a faster form of the rule, of the same parameters, for arrays alone; with the same bits.
         kind: 'elementwise' (broadcasts; the Jacobian is diagonal), 'linear', 'bilinear', or 'other'.
         formula: forward and rules as documents print them.
         signature: core dimensions in the manner of NumPy's generalised ufuncs, where leading ones broadcast.
-        domain: for each input the open interval where the operation is defined and differentiable; left out: everywhere.
+        domain: for each input the open interval where the operation is defined and differentiable; default: all.
         undifferentiable: where it has no derivative, and which subgradient the rule takes there.
         doc: the docstring.
 
@@ -127,7 +136,6 @@ class Op:
         self.inputs, self.params, self.star = _signature(self.forward)
         self.likes = [f"like_{i}" for i in self.inputs]
         self.uses = {i: self._asked(i, rule) for i, rule in self.vjp.items()}
-        self.asks_like = any(name in self.likes for uses in self.uses.values() for name in uses)
         self.reduces_broadcast = self.kind == "elementwise" or bool(self.signature)
         self._plans: dict[int, Plan] = {}
         registry[self.name] = self
@@ -142,16 +150,14 @@ class Op:
         asked = tuple(inspect.signature(rule).parameters)[1:]
         known = ["y", *self.inputs, *self.likes, *self.params]
         if unknown := [a for a in asked if a not in known]:
-            given = f"asks for {', '.join(unknown)}; after the cotangent it may ask for {', '.join(known)}"
-            raise ValueError(f"Op {self.name!r}: the rule for {name!r} {given}")
+            raise ValueError(f"Op {self.name!r}: the rule for {name!r} asks for {unknown}, which is none of {known}")
         return asked
 
     def names(self, count: int) -> list[str]:
         """The names of `count` inputs, the starred one numbered."""
         if self.star is None:
             return list(self.inputs)
-        star = self.inputs[self.star]
-        return [*self.inputs[: self.star], *(f"{star}[{k}]" for k in range(count - self.star))]
+        return [*self.inputs[:-1], *(f"{self.inputs[-1]}[{k}]" for k in range(count - self.star))]
 
     def plan(self, mask: int) -> Plan:
         """The plan for the inputs whose bits are set in `mask`."""
@@ -162,10 +168,11 @@ class Op:
         """Compute; if a value is among the inputs, return one, with a node if a gradient can flow through it."""
         if len(params) != len(self.params):
             params = self._complete(params)
+        arrays: tuple[Any, ...]
+        parents: tuple[Any, ...]
         if len(args) == 2:  # one and two inputs are taken apart without a loop: it would take a fifth of a call's time
             a, b = args
-            cls = p = q = None
-            mask = 0
+            mask, cls, p, q = 0, None, None, None
             if isinstance(a, Value):
                 cls, p, a = type(a), a.node, a.array
                 if p is not None and p.requires_grad:
@@ -194,7 +201,7 @@ class Op:
         except Exception as error:
             raise self._explained(error, arrays) from error
         if type(y) is _ndarray:
-            y.setflags(0)
+            y.setflags(0)  # type: ignore[call-arg, arg-type]
         else:
             y = _as_arrays(y, freeze=True)
         mode = current()
@@ -216,10 +223,7 @@ class Op:
                 node.plan = plan if where is None else plan.noting(where=where)
                 node.parents = parents
                 node.params = params
-                at_hand = (*arrays, y)
-                if params or self.asks_like:
-                    at_hand = (*at_hand, *(params[name] for name in self.params), *map(like, arrays))
-                node.saved = plan.keep(at_hand)
+                node.saved = plan.keep(arrays, y, params)
                 node.shape = y.shape
                 node.dtype = y.dtype
         return value if type(y) is _ndarray else tuple(pick(value, i=i) for i in range(len(y)))
@@ -231,13 +235,13 @@ class Op:
             raise TypeError(f"{self.name} takes the parameters {list(self.params)}, got {list(params)}")
         return complete
 
-    def _gather_star(self, mask: int, arrays: list[Any]) -> tuple[int, list[Any]]:
+    def _gather_star(self, mask: int, arrays: tuple[Any, ...]) -> tuple[int, tuple[Any, ...]]:
         """Fold the starred inputs into one, a tuple, which needs a gradient if any of them does."""
         star = self.star
         folded = (mask & (1 << star) - 1) | (mask >> star != 0) << star  # type: ignore[operator]
         return folded, (*arrays[:star], tuple(arrays[star:]))
 
-    def _explained(self, error: Exception, arrays: list[Any]) -> Exception:
+    def _explained(self, error: Exception, arrays: tuple[Any, ...]) -> Exception:
         """The error of a forward function, with the operation and what it was given."""
         given = ", ".join(f"{n} {describe(a)}" for n, a in zip(self.names(len(arrays)), arrays, strict=False))
         text = f"{self.name}({given}): {error}"
@@ -258,7 +262,7 @@ def like(x: Any) -> Any:
     """The shape and dtype of an input."""
     if type(x) is tuple:
         return tuple(map(like, x))
-    return Like(x.shape, x.dtype) if isinstance(x, (_ndarray, Outputs)) else Like((), np.result_type(x))
+    return Like(x.shape, x.dtype) if isinstance(x, (_ndarray, Outputs)) else Like((), np.asarray(x).dtype)  # type: ignore[arg-type]
 
 
 def _constant(a: Any) -> Any:
@@ -269,7 +273,7 @@ def _constant(a: Any) -> Any:
 
 
 def _taken_apart(args: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tuple[Any, ...]]:
-    """The class of the first value among the inputs; which of them need a gradient, as bits; their arrays; their nodes."""
+    """The class of the first value among the inputs; which need a gradient, as bits; their arrays; their nodes."""
     cls = next((type(a) for a in args if isinstance(a, Value)), None)
     if cls is None:
         return None, 0, args, ()
@@ -278,7 +282,7 @@ def _taken_apart(args: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tupl
     return cls, mask, tuple(a.array if isinstance(a, Value) else _constant(a) for a in args), parents
 
 
-class Outputs(tuple):  # type: ignore[type-arg]
+class Outputs(tuple):
     """The arrays that an operation of several outputs made; a hidden value holds them, and `pick` takes one out."""
 
     dtype = None
@@ -308,7 +312,10 @@ class Part(NamedTuple):
 
 def _merge_outputs(parts: list[Any], node: Any) -> tuple[Any, ...]:
     """The cotangents of several outputs, zero for those that nobody used."""
-    by_output = {part.key: part.g for part in parts}
+    by_output: dict[int, Any] = {}
+    for part in parts:  # an output has two where a recorded rule asked for it, too
+        g = by_output.get(part.key)
+        by_output[part.key] = part.g if g is None else g + part.g
     return tuple(by_output[i] if i in by_output else np.zeros(*like) for i, like in enumerate(node.shape))
 
 

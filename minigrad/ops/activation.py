@@ -1,4 +1,4 @@
-"""Activation functions. Their rules keep their digits in the tails, where the usual forms lose all of them in float32."""
+"""Activation functions. Their rules keep their digits in the tails, where the usual forms lose them all in float32."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def elu(x: Any, alpha: float = 1.0) -> Any:
 
 
 def _exp_in_two(t: Any) -> tuple[Any, Any]:
-    """Two factors of exp(-t), t ≥ 0: what is multiplied with one, then with the other, is rounded among the denormals once."""
+    """Two factors of exp(-t), t ≥ 0: multiplied with one, then with the other, a number underflows in one rounding."""
     most = minimum(t, 80.0)
     return exp(-most), exp(most - t)
 
@@ -133,7 +133,7 @@ gelu = Op(
     vjp={"x": _gelu_vjp},
     kind="elementwise",
     formula="y = x·Φ(x),  x̄ = ȳ·(Φ(x) + x·φ(x))",
-    doc="x·Φ(x) with the normal distribution function Φ, elementwise (Hendrycks and Gimpel 2016), exact, not the tanh form.",
+    doc="x·Φ(x), Φ the normal distribution function, elementwise (Hendrycks and Gimpel 2016); not the tanh form.",
 )
 
 

@@ -1,4 +1,4 @@
-"""Contractions: products that sum over shared axes. matmul is the one that kernels speed up; einsum is the general one."""
+"""Contractions: products that sum over shared axes. matmul is the common one, einsum the general one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _matmul = Op(
 
 
 def matmul(a: Any, b: Any) -> Any:
-    """Matrix product of the last two axes; leading axes broadcast, a 1-D operand is a row on the left, a column on the right.
+    """Matrix product of the last two axes; leading axes broadcast; a 1-D operand is a row (left) or a column (right).
 
     Raises:
         ValueError: a 0-d operand, or inner dimensions that differ.
@@ -143,7 +143,7 @@ def _einsum_vjp(g: Any, other: Any, like: Any, own: str, others: str, axes: str)
     distinct = "".join(dict.fromkeys(own))
     present = [c for c in distinct if c in axes or c in others]
     c = _einsum(g, other, a_axes=axes, b_axes=others, axes="".join(present))
-    sizes = {name: n for name, n in zip(own, like.shape, strict=True)}
+    sizes = dict(zip(own, like.shape, strict=True))
     c = reshape(
         c, tuple(sizes[name] if name in present and raw(c).shape[present.index(name)] != 1 else 1 for name in distinct)
     )
