@@ -85,7 +85,7 @@ def _keeper(op: Op, places: list[int], output: int) -> Callable[[Any, Any, Any],
     take = itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
     if max(places) <= output:
         return lambda arrays, y, _: take((*arrays, y))
-    return lambda arrays, y, params: take((*arrays, y, *(params[n] for n in op.params), *map(like, arrays)))
+    return lambda arrays, y, params: take((*arrays, y, *map(params.get, op.params), *map(like, arrays)))
 
 
 @dataclass(eq=False, repr=False)
@@ -200,10 +200,9 @@ class Op:
             y = self.forward(*arrays, **params) if params else self.forward(*arrays)
         except Exception as error:
             raise self._explained(error, arrays) from error
-        if type(y) is _ndarray:
-            y.setflags(0)  # type: ignore[call-arg, arg-type]
-        else:
-            y = _as_arrays(y, freeze=True)
+        if type(y) is not _ndarray:
+            y = _as_arrays(y)
+        y.setflags(0)  # type: ignore[call-arg, arg-type]
         mode = current()
         where = None
         if mode is not None:
@@ -260,9 +259,8 @@ def describe(x: Any) -> str:
 
 def like(x: Any) -> Any:
     """The shape and dtype of an input."""
-    if type(x) is tuple:
-        return tuple(map(like, x))
-    return Like(x.shape, x.dtype) if isinstance(x, (_ndarray, Outputs)) else Like((), np.asarray(x).dtype)  # type: ignore[arg-type]
+    x = x if isinstance(x, (_ndarray, tuple)) else np.asarray(x)
+    return Like(x.shape, x.dtype) if type(x) is not tuple else tuple(map(like, x))
 
 
 def _constant(a: Any) -> Any:
@@ -274,12 +272,14 @@ def _constant(a: Any) -> Any:
 
 def _taken_apart(args: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tuple[Any, ...]]:
     """The class of the first value among the inputs; which need a gradient, as bits; their arrays; their nodes."""
-    cls = next((type(a) for a in args if isinstance(a, Value)), None)
-    if cls is None:
+    for first in args:
+        if isinstance(first, Value):
+            break
+    else:
         return None, 0, args, ()
     parents = tuple(a.node if isinstance(a, Value) else None for a in args)
     mask = sum(1 << i for i, p in enumerate(parents) if p is not None and p.requires_grad)
-    return cls, mask, tuple(a.array if isinstance(a, Value) else _constant(a) for a in args), parents
+    return type(first), mask, tuple(a.array if isinstance(a, Value) else _constant(a) for a in args), parents
 
 
 class Outputs(tuple):
@@ -288,14 +288,14 @@ class Outputs(tuple):
     dtype = None
     shape = property(lambda self: tuple(map(like, self)))
 
+    def setflags(self, write: bool) -> None:
+        for array in self:
+            array.setflags(write)
 
-def _as_arrays(y: Any, freeze: bool = False) -> Any:
+
+def _as_arrays(y: Any) -> Any:
     """What a forward function returned as an array (NumPy makes scalars of 0-d results), or as several."""
-    y = Outputs(map(np.asarray, y)) if isinstance(y, tuple) else np.asarray(y)
-    if freeze:
-        for array in y if type(y) is Outputs else (y,):
-            array.setflags(write=False)
-    return y
+    return Outputs(map(np.asarray, y)) if isinstance(y, tuple) else np.asarray(y)
 
 
 class Part(NamedTuple):
