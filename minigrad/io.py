@@ -20,8 +20,7 @@ from minigrad.tensor import Tensor, from_numpy
 
 __all__ = ["load", "load_into", "save"]
 
-FORMAT = "minigrad"
-VERSION = 1
+VERSION = 1  # of the format; the only entry of the metadata, so that the same weights are the same bytes
 
 
 def save(path: str | os.PathLike[str], tree: Any) -> None:
@@ -46,7 +45,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
         arrays[name] = np.asarray(_array(leaf), order="C")
     if not arrays:
         raise ValueError(f"save: {type(tree).__name__} holds no tensors")
-    _write(Path(path), numpy_format.save(arrays, metadata={"format": FORMAT, "version": str(VERSION)}))
+    _write(Path(path), numpy_format.save(arrays, metadata={"minigrad": str(VERSION)}))
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -74,8 +73,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     except (safetensors.SafetensorError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: damaged, or no safetensors file of NumPy's dtypes ({error}): get it anew") from error
-    if metadata.get("format") == FORMAT and int(metadata.get("version", "0")) > VERSION:
-        raise ValueError(f"{path}: written in version {metadata['version']} of the format: update minigrad")
+    if int(metadata.get("minigrad", "0")) > VERSION:
+        raise ValueError(f"{path}: written in version {metadata['minigrad']} of the format: update minigrad")
     return {name: from_numpy(np.array(array)) for name, array in sorted(arrays.items())}
 
 
