@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigrad import ops
 from minigrad.anomaly import detect_anomaly
+from minigrad.checkpoint import checkpoint
 from minigrad.core.mode import debug, enable_grad, grad_enabled, no_grad
 from minigrad.core.op import Op
 from minigrad.creation import arange, eye, full, linspace, ones, zeros
@@ -18,7 +19,6 @@ from minigrad.ops import *  # noqa: F403
 from minigrad.tape import Tape, record
 from minigrad.tensor import Tensor, from_numpy
 from minigrad.transforms import (
-    checkpoint,
     grad,
     hessian,
     hvp,

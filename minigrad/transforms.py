@@ -1,4 +1,4 @@
-"""Functions of functions: grad, value_and_grad, vjp, jvp, jacobian, hessian, hvp, stop_gradient, checkpoint.
+"""Functions of functions: grad, value_and_grad, vjp, jvp, jacobian, hessian, hvp, stop_gradient.
 
 Each runs the function once and records it, on aliases of the arguments: an alias is the same array on a node of its
 own, which needs a gradient whatever the argument says. The derivative stops at the aliases, so nested derivatives never
@@ -15,7 +15,6 @@ any other operation the VJP is linear in its cotangent u; differentiating it by 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from functools import wraps
 from operator import index
 from typing import Any
@@ -30,41 +29,18 @@ from minigrad.core.mode import changed, current, grad_enabled
 from minigrad.core.node import Leaf, Node, birth
 from minigrad.core.op import Op, Part, pick
 from minigrad.core.value import Value
+from minigrad.graph import AnyNode, leading_to
 from minigrad.ops.manipulation import reshape, stack
 from minigrad.tensor import Tensor
 
 __all__ = [
-    "checkpoint", "grad", "hessian", "hvp", "jacobian", "jvp", "stop_gradient", "value_and_grad", "vjp",
+    "grad", "hessian", "hvp", "jacobian", "jvp", "stop_gradient", "value_and_grad", "vjp",
 ]  # fmt: skip
-
-AnyNode = Node | Leaf
 
 alias = Op("alias", lambda x: x.view(), vjp={"x": lambda g: g}, kind="linear", formula="y = x,  x̄ = ȳ")
 
 
 # What all of them share
-
-
-def _leading_to(roots: Sequence[AnyNode | None], targets: Sequence[AnyNode]) -> tuple[set[AnyNode], bool]:
-    """The nodes between roots and targets, and whether the roots depend on anything else that needs a gradient."""
-    wanted = set(targets)
-    oldest = max((t.birth for t in wanted), default=0)
-    seen: set[AnyNode] = set()
-    stack = [r for r in roots if r is not None]
-    others = False
-    while stack:
-        node = stack.pop()
-        if node in seen or node in wanted:
-            continue
-        if not isinstance(node, Node) or node.birth > oldest:
-            others = others or node.requires_grad
-            continue
-        seen.add(node)
-        stack += [p for p in node.parents if p is not None]
-    for node in sorted(seen, key=lambda n: -n.birth):
-        if not wanted.isdisjoint(node.parents):  # type: ignore[union-attr]
-            wanted.add(node)
-    return wanted, others
 
 
 def _differentiable(x: Any) -> bool:
@@ -164,7 +140,7 @@ class _Run:
 
     def _reach(self, roots: list[Any]) -> tuple[set[AnyNode], bool]:
         """The nodes between aliases and roots; and whether a derivative may be asked for of what flows through them."""
-        wanted, others = _leading_to(roots, self.targets)
+        wanted, others = leading_to(roots, self.targets)
         through = any(argument.through for argument in self.arguments.values())
         return wanted, self.nested and (others or through)
 
@@ -485,7 +461,7 @@ def _by_transposing(node: Node, after: dict[AnyNode, Any], recorded: bool) -> An
             (x_bar, after[parent]) for parent, x_bar in _pull(node, u) if parent in after and _needs_gradient(x_bar)
         ]
     targets = [x.node for x in us]
-    wanted, _ = _leading_to([x_bar.node for x_bar, _ in pulled], targets)
+    wanted, _ = leading_to([x_bar.node for x_bar, _ in pulled], targets)
     roots = [(x_bar.node, v) for x_bar, v in pulled if x_bar.node in wanted]
     reached = backward(roots, Tensor, targets=targets, wanted=wanted, create_graph=recorded)
     if not reached:
@@ -623,7 +599,7 @@ def hvp(f: Callable[..., Any], x: Any, v: Any) -> Any:
     return jvp(grad(f), (x,), (v,))[1]
 
 
-# Constants and recomputation
+# Constants
 
 
 def stop_gradient(tree: Any) -> Any:
@@ -638,134 +614,3 @@ def stop_gradient(tree: Any) -> Any:
         Tensor(3.)
     """
     return trees.map(lambda x: x.wrap(x.array) if isinstance(x, Value) else x, tree)
-
-
-def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, which keeps nothing of its inside for backward, and computes it again instead.
-
-    Gradients flow to the tensors among its arguments (trees, too) and to those that it takes from around it, such as
-    the parameters of a layer. Random draws from the generator of the context are the same when it is computed again.
-    What else it does besides returning a value happens once more then.
-
-    Args:
-        f: from trees to a tree. Called with the same arguments it must compute the same.
-
-    Raises:
-        RuntimeError: in backward, if what was computed again differs from what was computed first.
-
-    Source: Chen et al. 2016, "Training deep nets with sublinear memory cost", section 4.
-
-    Example:
-        >>> import minigrad as mg
-        >>> x = mg.Tensor([1.0, 2.0], requires_grad=True)
-        >>> mg.checkpoint(lambda x: mg.exp(mg.sin(x)).sum())(x).backward()
-        >>> (x.grad - mg.grad(lambda x: mg.exp(mg.sin(x)).sum())(x)).data
-        array([0., 0.])
-    """
-
-    @wraps(f, updated=())
-    def transformed(*args: Any, **kwargs: Any) -> Any:
-        if not grad_enabled():
-            return f(*args, **kwargs)
-        again = _Again(f, args, kwargs)
-        outputs, rebuild = trees.flatten(f(*args, **kwargs))
-        return rebuild(again.instead(outputs))
-
-    return transformed
-
-
-class _Again:
-    """A call that can be repeated: what its node holds in place of the arrays inside.
-
-    The first call is recorded, which shows what it depends on (`sources`): nodes that were there before. Then that
-    record is dropped, and one node takes its place, with the sources for parents.
-    """
-
-    def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
-        self.f = f
-        leaves, rebuild = trees.flatten((args, kwargs))
-        self.inputs = rebuild([_snapshot(x) for x in leaves])
-        self.same_draws = _draws_from_here()
-        self.start = birth()
-        self.sources: list[AnyNode] = []
-        self.made: list[int] = []
-
-    def instead(self, outputs: list[Any]) -> list[Any]:
-        """The outputs on the node of a checkpoint."""
-        self.made = [
-            i
-            for i, x in enumerate(outputs)
-            if _needs_gradient(x) and type(x.node) is Node and x.node.birth < self.start
-        ]
-        self.sources = _older([outputs[i].node for i in self.made], self.start)
-        if not self.sources:
-            return outputs
-        values = [Tensor.wrap(outputs[i].array) for i in self.made]
-        replaced = checkpointed(*values, *(Tensor.wrap(_NOTHING, node) for node in self.sources), again=self)
-        by_position = dict(zip(self.made, replaced, strict=True))
-        return [by_position.get(i, x) for i, x in enumerate(outputs)]
-
-    def pull(self, g: tuple[Any, ...], arrays: tuple[Any, ...]) -> list[Any]:
-        """The VJP: compute again, recorded, then backward to the sources."""
-        recorded = grad_enabled() and any(isinstance(c, Value) for c in g)
-        args, kwargs = self.inputs
-        with changed(grad=True), self.same_draws():
-            outputs, _ = trees.flatten(self.f(*args, **kwargs))
-        roots: list[tuple[Any, Any]] = []
-        for i, c, first in zip(self.made, g, arrays, strict=False):
-            y = outputs[i] if i < len(outputs) else None
-            old = first.array if isinstance(first, Value) else first
-            if not isinstance(y, Value) or not np.array_equal(y.array, old, equal_nan=True):
-                raise RuntimeError(
-                    f"checkpoint: {getattr(self.f, '__name__', self.f)!r}, computed again, did not return what it "
-                    "returned first; it must depend on nothing that changes in between"
-                )
-            roots.append((y.node, c))
-        wanted, _ = _leading_to([node for node, _ in roots], self.sources)
-        roots = [(node, c) for node, c in roots if node in wanted]
-        reached = backward(
-            roots, Tensor, targets=self.sources, wanted=wanted, create_graph=recorded, retain_graph=recorded
-        )
-        found = [reached[n] if n in reached else np.zeros(n.shape, n.dtype) for n in self.sources]
-        return [*([None] * len(self.made)), *found]
-
-
-def _draws_from_here() -> Callable[[], AbstractContextManager[Any]]:
-    """What to do something under, any number of times, in which the random draws are those that come next now."""
-    from minigrad import random  # loaded when it is first needed
-
-    generator = random.current().copy()
-    return lambda: random.use(generator.copy())
-
-
-def _snapshot(x: Any) -> Any:
-    """A leaf as it is now, whatever is assigned to it later."""
-    return Tensor.wrap(x.array, x.node) if isinstance(x, Value) else x.copy()
-
-
-def _older(roots: list[AnyNode], start: int) -> list[AnyNode]:
-    """The nodes born before `start` that need a gradient, which the roots depend on without another in between."""
-    found: dict[AnyNode, None] = {}
-    seen: set[AnyNode] = set(roots)
-    stack_ = list(roots)
-    while stack_:
-        node = stack_.pop()
-        if node.birth > start:
-            if node.requires_grad:
-                found[node] = None
-        elif type(node) is Node:
-            new = [p for p in node.parents if p is not None and p not in seen]
-            seen.update(new)
-            stack_ += new
-    return list(found)
-
-
-_NOTHING = np.zeros(0)
-_NOTHING.setflags(write=False)
-
-checkpointed = Op(
-    "checkpoint",
-    lambda *arrays, again: tuple(y.view() for y in arrays[: len(again.made)]),
-    vjp={"arrays": lambda g, arrays, again: again.pull(g, arrays)},
-    formula="y = f(x) for all x that f depends on,  x̄ = ȳ ∂f/∂x, computed again",
-)
