@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.core.mode import Watcher, changed, watching
-from minigrad.core.node import Node
+from minigrad.core.node import Leaf, Node
 from minigrad.core.op import Op, Part
 from minigrad.core.value import Value
 from minigrad.source import Place, line
@@ -28,7 +28,7 @@ def detect_anomaly() -> changed:
         FloatingPointError: forward of exp gave inf at (1,), shape (2,), brought by x (inf at (1,), shape (2,))
         ...
     """
-    return changed(watchers=watching(_Search()))
+    return changed(watchers=lambda: watching(_Search()))
 
 
 class _Search(Watcher):
@@ -41,6 +41,10 @@ class _Search(Watcher):
         causes = {"the cotangent of its output": g, **{f"saved {n}": x for n, x in saved}}
         result = cotangent.g if type(cotangent) is Part else cotangent
         refuse_non_finite(f"backward of {node.plan.op.name}, cotangent of {name},", result, causes, node.plan.where)
+
+    def reached(self, node: Any, g: Any) -> None:
+        where = None if type(node) is Leaf else node.plan.where
+        refuse_non_finite(f"backward, the sum of the cotangents of {node!r},", g, {}, where)
 
 
 def _arrays(x: Any) -> list[np.ndarray]:
@@ -66,5 +70,6 @@ def refuse_non_finite(what: str, result: Any, causes: dict[str, Any], where: Pla
         return
     brought = [f"{name} ({bad})" for name, x in causes.items() if (bad := _first_non_finite(x))]
     shown = [f"{name} = {np.array2string(a, threshold=8)}" for name, x in causes.items() for a in _arrays(x)]
-    origin = "brought by " + ", ".join(brought) if brought else "which first appears here, from " + ", ".join(shown)
+    origin = "brought by " + ", ".join(brought) if brought else "which first appears here"
+    origin += ", from " + ", ".join(shown) if shown and not brought else ""
     raise FloatingPointError(f"{what} gave {found}, {origin}\n  {line(where)}")

@@ -15,14 +15,23 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
         )
 
 
-def changeable(array: np.ndarray) -> bool:
-    """Whether somebody outside could still write to the memory of an array."""
-    base: Any = array
+def changeable(array: Any) -> bool:
+    """Whether somebody outside could still write to the memory of an array (or another base of arrays)."""
+    base = array
     while isinstance(base, np.ndarray):
         if base.flags.writeable:
             return True
         base = base.base
-    return False
+    return base is not None and type(base) is not bytes  # any other buffer may be somebody's
+
+
+def read_only_view(array: np.ndarray) -> np.ndarray:
+    """A view that can't be made writeable: if the array is a view itself, what it is a view of is frozen, too."""
+    base: Any = array.base
+    while isinstance(base, np.ndarray):
+        base.setflags(write=False)
+        base = base.base
+    return array.view()
 
 
 def frozen(x: Any) -> np.ndarray:

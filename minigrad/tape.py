@@ -60,6 +60,8 @@ class Tape(Watcher):
 
     def forward(self, op: Op, arrays: tuple[Any, ...], params: dict[str, Any], y: Any, where: Place | None) -> None:
         """Write one call down."""
+        if any(y is array for array in arrays):
+            raise ValueError(f"{op.name} returned one of its inputs, and a tape can't tell them apart: return a view")
         self.entries.append(Entry(op, tuple(arrays), params, y, where))
 
     def replay(self, inputs: Mapping[Any, Any]) -> Replay:
@@ -72,10 +74,12 @@ class Tape(Watcher):
             A function from a tensor (or array) of the recorded run to its array in the new one.
 
         Raises:
-            ValueError: a tensor that the tape did not take from outside, or another shape or dtype.
+            ValueError: a tensor that the tape did not take from outside, another shape or dtype, or a result whose
+                shape is not the recorded one.
         """
         before = {id(e.output): e.inputs[0] for e in self.entries if e.op.name == "assign"}
         made = {id(e.output) for e in self.entries}
+        used = made.union(id(a) for e in self.entries for a in e.inputs)
         now: dict[int, Any] = {}
         for tensor, new in inputs.items():
             old = tensor.array if isinstance(tensor, Value) else tensor
@@ -86,6 +90,8 @@ class Tape(Watcher):
                 if isinstance(new, Value)
                 else frozen(np.asarray(new, None if isinstance(new, np.ndarray) else old.dtype))
             )
+            if id(old) not in used:
+                raise ValueError(f"replay: the recorded step took no tensor {describe(old)} that is this one")
             if id(old) in made:
                 raise ValueError(
                     f"replay: the tensor {describe(old)} was computed on the tape; give values to its inputs"
@@ -93,9 +99,16 @@ class Tape(Watcher):
             if (value.shape, value.dtype) != (old.shape, old.dtype):
                 raise ValueError(f"replay: expected {describe(old)} as it was recorded, got {describe(value)}")
             now[id(old)] = value
-        for op, arrays, params, output, _ in self.entries:
-            y = op.forward(*(now.get(id(a), a) for a in arrays), **params)
-            now[id(output)] = y if type(y) is tuple else np.asarray(y)
+        with np.errstate(all="ignore"):  # as in backward, most of whose operations stand here, too
+            for op, arrays, params, output, _ in self.entries:
+                y = op.forward(*(now.get(id(a), a) for a in arrays), **params)
+                y = tuple(map(np.asarray, y)) if isinstance(y, (tuple, list)) else np.asarray(y)
+                if describe(y) != describe(output):
+                    raise ValueError(
+                        f"replay: {op.name} gave {describe(output)} when it was recorded and {describe(y)} now: a step "
+                        "whose shapes follow from values, as those of x[mask] do, can't be replayed on any inputs"
+                    )
+                now[id(output)] = y
         return Replay(now)
 
 

@@ -6,9 +6,12 @@ change: results are read-only, `.data` is a read-only view, and a leaf gets anot
 
 from __future__ import annotations
 
+import inspect
 import operator
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
+from threading import RLock
 from typing import Any, NoReturn, Self
 from weakref import ref
 
@@ -16,11 +19,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from minigrad import ops
-from minigrad.arrays import changeable, check_dtype, frozen
+from minigrad.arrays import changeable, check_dtype, frozen, read_only_view
 from minigrad.core import adjoint
 from minigrad.core.backward import backward
 from minigrad.core.mode import changed, grad_enabled
-from minigrad.core.node import Hooked, Leaf
+from minigrad.core.node import Leaf
+from minigrad.core.op import Op
 from minigrad.core.value import Value
 from minigrad.ops import add, divide, matmul, multiply, negative, power, subtract
 
@@ -36,7 +40,8 @@ class Tensor(Value):
         requires_grad: whether backward leaves a gradient in `.grad`; floating-point tensors only.
 
     Raises:
-        TypeError: a dtype that the engine does not compute with, or an integer tensor that requires a gradient.
+        TypeError: a dtype that the engine does not compute with, an integer tensor that requires a gradient, or data
+            that is a tensor through which a gradient flows, and would be lost (under no_grad() it may be).
 
     Example:
         >>> from minigrad import Tensor
@@ -50,7 +55,10 @@ class Tensor(Value):
     __slots__ = ()
 
     def __init__(self, data: Any, dtype: DTypeLike | None = None, requires_grad: bool = False):
+        if isinstance(data, Tensor):
+            data._refuse_to_lose_gradient()
         array = np.array(data.array if isinstance(data, Value) else data, dtype=dtype)
+        array.setflags(write=False)
         self._set_leaf(frozen(array), requires_grad)
 
     def _set_leaf(self, array: np.ndarray, requires_grad: bool) -> None:
@@ -84,7 +92,7 @@ class Tensor(Value):
     @property
     def data(self) -> np.ndarray:
         """The values, as a read-only view. Setting it is `assign`."""
-        return self.array.view()
+        return read_only_view(self.array)
 
     @data.setter
     def data(self, value: Any) -> None:
@@ -108,7 +116,11 @@ class Tensor(Value):
             )
         if value:
             _check_differentiable(self.dtype)
-        self.become_leaf(self.array, bool(value))
+        if self.node is None:
+            self.become_leaf(self.array, bool(value))
+        elif value != self.node.requires_grad:  # the same leaf: its value did not change, so no graph becomes stale
+            self.node.requires_grad = bool(value)
+            self.node.owner = ref(self) if value else None
 
     def __repr__(self) -> str:
         text = np.array2string(self.array, separator=", ", prefix="Tensor(")
@@ -116,6 +128,9 @@ class Tensor(Value):
         by = "" if self.is_leaf else f", by={self.node.plan.op.name}"  # type: ignore[union-attr]
         grad = ", requires_grad=True" if self.is_leaf and self.requires_grad else ""
         return f"Tensor({text}{'' if default else f', dtype={self.dtype}'}{grad}{by})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec and self.ndim == 0 else str(self), spec)
 
     def __len__(self) -> int:
         if self.ndim == 0:
@@ -190,9 +205,14 @@ class Tensor(Value):
 
     def _like_self(self, value: Any) -> Tensor:
         """A value that is no tensor as one: numbers and lists are weak, arrays keep their dtype."""
+        if isinstance(value, np.ndarray):
+            return Tensor(value)
+        into, kind = ("bif".find(d.kind.replace("u", "i")) for d in (self.dtype, np.asarray(value).dtype))
+        if kind > into:
+            raise TypeError(f"assign: {value!r} would be truncated to {self.dtype}: convert with astype first")
         if isinstance(value, (bool, int, float, np.generic)):
-            return Tensor.wrap(frozen(np.full(self.shape, value, self.dtype)))
-        return Tensor(value, None if isinstance(value, np.ndarray) else self.dtype)
+            value = np.full(self.shape, value, self.dtype)
+        return Tensor(value, self.dtype)
 
     def detach(self) -> Self:
         """The same values without their history."""
@@ -257,12 +277,13 @@ class Tensor(Value):
         return g
 
     def register_hook(self, hook: Callable[[Any], Any]) -> Hook:
-        """Call `hook(gradient)` with the whole gradient of this tensor in backward; unless it returns None, that replaces it.
+        """Call `hook(gradient)` in backward with the whole gradient; unless it returns None, that replaces it.
 
         Hooks live on the tensor: keep a reference to it until backward. Returns a handle with `remove()`.
 
         Raises:
             RuntimeError: no gradient flows through this tensor.
+            TypeError: the hook can't be called.
 
         Example:
             >>> import minigrad as mg
@@ -274,10 +295,13 @@ class Tensor(Value):
         """
         if self.node is None or not self.node.requires_grad:
             raise RuntimeError("register_hook: no gradient flows through this tensor: it needs requires_grad=True")
+        if not callable(hook):
+            raise TypeError(f"register_hook: expected a function of the gradient, got {hook!r}")
         if not hasattr(self, "_hooks"):
             self._hooks = {}
-        self.node.owner = ref(self) if self.is_leaf else Hooked(self)
-        return Hook(self, hook)
+        if not isinstance(self.node.owner, Hooked):
+            self.node.owner = Hooked(self)
+        return Hook(self, self.node.owner, hook)
 
     def retain_grad(self) -> None:
         """Let backward leave a gradient in `.grad` though this is no leaf."""
@@ -387,14 +411,19 @@ class Tensor(Value):
     # NumPy's protocols
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        self._refuse_to_lose_gradient()
+        if dtype is not None and np.dtype(dtype) != self.dtype:
+            if copy is False:
+                raise ValueError(f"a tensor of {self.dtype} becomes an array of {np.dtype(dtype)} by copying only")
+            return self.array.astype(dtype)
+        return self.array.copy() if copy else read_only_view(self.array)
+
+    def _refuse_to_lose_gradient(self) -> None:
         if self.requires_grad and grad_enabled():
             raise TypeError(
                 "a tensor through which a gradient flows does not turn into an array by itself, since the gradient "
                 "would be lost: take .data, or .detach() it first"
             )
-        if dtype is not None and np.dtype(dtype) != self.dtype:
-            return self.array.astype(dtype)
-        return self.array.copy() if copy else self.array.view()
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if options.get("out") is not None or method == "at":
@@ -416,7 +445,9 @@ class Tensor(Value):
             raise TypeError(
                 f"np.{function.__name__} has no rule for tensors: use minigrad's operations, or .data for the array"
             )
-        return op(*args, **options)
+        if len(args) > (count := _same_by_position(function)):
+            raise TypeError(f"np.{function.__name__} of tensors: name the arguments after the first {count}")
+        return op(*args, **{_OUR_NAMES.get(name, name): x for name, x in options.items()})
 
     # Copies and files
 
@@ -428,9 +459,7 @@ class Tensor(Value):
             raise RuntimeError(
                 f"only leaves can be copied by the copy module; {self.node!r} is a result: detach() it first"
             )
-        new = type(self)(self.array, requires_grad=self.requires_grad)
-        memo[id(self)] = new
-        return new
+        return type(self)(self.array, requires_grad=self.requires_grad)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("tensors are not pickled: save them with minigrad.io.save")
@@ -547,34 +576,54 @@ def _accumulate(reached: dict[Any, Any], cls: Any, create_graph: bool) -> None:
 
     A gradient is shared with nothing: what something else still holds is copied.
     """
-    while reached:
-        node, g = reached.popitem()
-        tensor = node.owner and node.owner()
-        if tensor is None:
-            continue
-        old = getattr(tensor, "_grad", None)
-        if isinstance(g, Value):
-            with changed(grad=create_graph):
-                tensor._grad = adjoint.copy(g) if old is None else add(old, g)
-            continue
-        if old is not None:
-            g = add(old.array, g)
-        elif g.base is not None or sys.getrefcount(g) > 2:
-            g = g.copy()
-        g.setflags(write=False)
-        tensor._grad = cls.wrap(g)
+    with _ACCUMULATING:
+        while reached:
+            node, g = reached.popitem()
+            tensor = node.owner and node.owner()
+            if tensor is None:
+                continue
+            old = getattr(tensor, "_grad", None)
+            if isinstance(g, Value):
+                with changed(grad=create_graph):
+                    tensor._grad = adjoint.copy(g) if old is None else add(old, g)
+                continue
+            if old is not None:
+                g = add(old.array, g)
+            elif g.base is not None or sys.getrefcount(g) > _UNSHARED:
+                g = g.copy()
+            g.setflags(write=False)
+            tensor._grad = cls.wrap(g)
+
+
+def _references_to_a_local() -> int:
+    """What getrefcount says of what one local variable alone holds: 2, or less where references are borrowed."""
+    alone = object()
+    return sys.getrefcount(alone)
+
+
+_UNSHARED = _references_to_a_local()
+_ACCUMULATING = RLock()  # threads may share parameters; reentrant, since a __del__ may run anywhere
+
+
+class Hooked(ref):
+    """A node's weak reference to its tensor when that has hooks: should it die, backward must not be silent."""
+
+    count = 0
 
 
 class Hook:
     """The handle of a hook: `remove()` takes it off its tensor."""
 
-    def __init__(self, tensor: Tensor, hook: Callable[[Any], Any]):
-        self._hooks = tensor._hooks
-        self._hooks[id(self)] = lambda g: _replacement(g, hook(g))
+    def __init__(self, tensor: Tensor, hooked: Hooked, hook: Callable[[Any], Any]):
+        self._hooks, self._hooked = tensor._hooks, hooked
+        self._key = object()
+        self._hooks[self._key] = lambda g: _replacement(g, hook(g))
+        hooked.count += 1
 
     def remove(self) -> None:
         """Take the hook off; a second time changes nothing."""
-        self._hooks.pop(id(self), None)
+        if self._hooks.pop(self._key, None):
+            self._hooked.count -= 1
 
 
 def _replacement(g: Tensor, new: Any) -> Tensor | None:
@@ -602,7 +651,8 @@ def from_numpy(array: np.ndarray, requires_grad: bool = False) -> Tensor:
 
     Raises:
         TypeError: no ndarray, or a dtype that the engine does not compute with.
-        ValueError: a view of an array that can be written to: the tensor could change without notice.
+        ValueError: a view of an array that can be written to: the tensor could change without notice. (NumPy can't say
+            whether the array itself has earlier views; writing to one of those does change the tensor.)
 
     Example:
         >>> import numpy as np, minigrad as mg
@@ -614,9 +664,9 @@ def from_numpy(array: np.ndarray, requires_grad: bool = False) -> Tensor:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: expected an ndarray, got {type(array).__name__}: use Tensor(...), which copies")
     check_dtype(array.dtype)
-    if array.base is not None and isinstance(array.base, np.ndarray) and changeable(array.base):
+    if array.base is not None and changeable(array.base):
         raise ValueError(
-            "from_numpy: this is a view of an array that can be written to: use Tensor(array), which copies"
+            "from_numpy: this is a view of an array (or buffer) that can be written to: use Tensor(array), which copies"
         )
     array.setflags(write=False)
     tensor = Tensor.__new__(Tensor)
@@ -633,8 +683,20 @@ def _by_numpy() -> dict[Any, Callable[..., Any]]:
     }  # fmt: skip
     table.update({getattr(np, theirs): getattr(ops, ours) for theirs, ours in others.items() if hasattr(np, theirs)})
     table[np.transpose] = lambda a, axes=None: a.T if axes is None else ops.permute_dims(a, axes)
-    table[np.linalg.norm] = lambda x, axis=None, keepdims=False: ops.norm(x, axis, keepdims)
+    table[np.linalg.norm] = ops.norm
     return table
 
 
 _BY_NUMPY = _by_numpy()
+_OUR_NAMES = {"a_min": "min", "a_max": "max", "ddof": "correction", "reps": "repetitions"}
+
+
+@cache
+def _same_by_position(function: Callable[..., Any]) -> int:
+    """How many arguments of NumPy's function and of ours mean the same by position."""
+    ours = _BY_NUMPY[function]
+    if isinstance(ours, Op) or function is np.einsum:
+        return sys.maxsize
+    names = list(inspect.signature(ours).parameters)
+    theirs = [_OUR_NAMES.get(name, name) for name in inspect.signature(function).parameters]
+    return next((i for i in range(1, len(names)) if names[i] != theirs[i]), len(names))

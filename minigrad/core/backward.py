@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from minigrad.core.adjoint import add, cast, sum_to
-from minigrad.core.mode import changed, current
-from minigrad.core.node import Hooked, Leaf, Node, last_assign
-from minigrad.core.op import Part, pick
+from minigrad.core.mode import USUAL, Watcher, changed, current
+from minigrad.core.node import Leaf, Node
+from minigrad.core.op import Part, describe, pick
 from minigrad.core.value import Value, raw
 from minigrad.source import line
 
@@ -49,25 +49,28 @@ def check_saved(node: Node) -> None:
     for j in (j for j in node.plan.origins if j is not None and j >= 0):
         inputs = node.parents[j:] if j == node.plan.op.star else node.parents[j : j + 1]
         if any(p is not None and p.stale for p in inputs):
-            change = "was changed by assign() since the node was recorded: call backward before the update"
-            needed = f"its input {node.plan.op.inputs[j]!r}, {inputs[0]!r}, which {change}"
+            needed = f"its input {node.plan.op.inputs[j]!r}, which was changed by assign() since: call backward before"
             raise RuntimeError(f"backward of {node!r} needs {needed}\n  {line(node.plan.where)}")
 
 
 def conformed(node: Node, i: int, result: Any, wanted: set[AnyNode] | None) -> Iterator[tuple[AnyNode, Any]]:
     """What the rule of input i returned, for each parent that it is for, in the shape and dtype of that parent."""
     op = node.plan.op
-    for parent, c in zip(node.parents[i:], result, strict=True) if i == op.star else ((node.parents[i], result),):
+    parents, result = (node.parents[i:], [*result]) if i == op.star else (node.parents[i : i + 1], [result])
+    if len(parents) != len(result):
+        raise ValueError(f"{op.name}, rule for {op.inputs[i]!r}: expected {len(parents)} cotangents, got {len(result)}")
+    for parent, c in zip(parents, result, strict=True):
         if parent is None or not parent.requires_grad or (wanted is not None and parent not in wanted):
             continue
         if type(c) is Part or parent.dtype is None:
             yield parent, c
             continue
         array = raw(c)
-        if array.shape != parent.shape:
-            if not op.reduces_broadcast or np.broadcast_shapes(parent.shape, array.shape) != array.shape:
-                wrong = f"returned a cotangent of shape {array.shape}; expected {parent.shape}, the shape of that input"
-                raise ValueError(f"the rule of {op.name} for {op.inputs[i]!r} {wrong}")
+        if array.shape != parent.shape or array.dtype.kind not in "biuf":
+            leading = op.signature and np.broadcast_shapes(parent.shape, array.shape)
+            if array.shape != (node.shape if op.kind == "elementwise" else leading) or array.dtype.kind not in "biuf":
+                expected = f"expected a cotangent {parent.dtype} {parent.shape}"
+                raise ValueError(f"{op.name}, rule for {op.inputs[i]!r}: {expected}, got {describe(array)}")
             c = sum_to(c, shape=parent.shape)
         c = c if array.dtype == parent.dtype else cast(c, dtype=parent.dtype)
         yield parent, c if isinstance(c, Value) else np.asarray(c)
@@ -95,17 +98,16 @@ def backward(
     Returns:
         The cotangents of the leaves and targets that were reached, and of the nodes whose tensor retains its gradient.
     """
-    mode = current()
-    watchers = mode.watchers if mode else ()
-    on_values = tuple(w for w in watchers if w.on_values)
-    recorded = create_graph or bool(on_values)
+    watchers = (current() or USUAL).watchers
+    inner = tuple(w if w.on_values else Watcher() for w in watchers)  # the others see rules from outside
+    recorded = create_graph or any(w.on_values for w in watchers)
     targets = set(targets)
     pending: dict[AnyNode, Any] = {}  # what was received so far, by node
     summed: set[AnyNode] = set()  # the nodes for which that is a buffer made here
     parts: dict[AnyNode, list[Part]] = {}
     reached: dict[AnyNode, Any] = {}
     heap: list[tuple[int, Any]] = []  # the youngest first; Any: whether it is a leaf is told by its type, below
-    assigned = last_assign()
+    assigned = Leaf.last_retired
 
     def add_up(node: AnyNode, c: Any) -> None:
         """Receive a further cotangent of a node, or a part of one."""
@@ -125,7 +127,7 @@ def backward(
             pending[node] = np.asarray(np.add(pending[node], c))
             summed.add(node)
 
-    with np.errstate(all="ignore"), changed(grad=create_graph, watchers=on_values) if recorded else nullcontext():
+    with np.errstate(all="ignore"), changed(grad=create_graph, watchers=inner) if recorded else nullcontext():
         for node, g in roots:
             add_up(node, cls.wrap(g) if recorded and type(g) is _ndarray else g)
         while heap:
@@ -141,10 +143,14 @@ def backward(
                 if getattr(plan.owner(), "_retains", False):
                     reached[node] = g
             if plan is node or target:
+                for watcher in watchers:
+                    watcher.reached(node, g)
                 reached[node] = g
                 continue
             if node.saved is None or node.birth > assigned:
                 check_saved(node)
+            if plan.guarded and not recorded:
+                g.setflags(0)  # others may hold it, and a rule of a user's own might write into it
             saved, pulls = (with_history(node, cls), plan.pulls) if recorded else (node.saved, plan.fused_pulls)
             parents = node.parents
             for i, rule, uses in pulls:
@@ -170,7 +176,7 @@ def backward(
 def _through_hooks(node: Any, g: Any, cls: Any, recorded: bool) -> Any:
     """The cotangent after the hooks of its tensor have read or replaced it."""
     tensor = node.owner()
-    if tensor is None and isinstance(node.owner, Hooked):
+    if tensor is None and getattr(node.owner, "count", False):
         raise RuntimeError(f"{node!r} had hooks, but its tensor is gone: keep a reference to it until backward")
     for hook in list(getattr(tensor, "_hooks", {}).values()):
         seen = g if isinstance(g, Value) else cls.wrap(g)

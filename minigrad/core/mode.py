@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, replace
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any
 
 from minigrad.source import Place, place
@@ -25,6 +26,9 @@ class Watcher:
 
     def backward(self, node: Any, g: Any, name: str, cotangent: Any) -> None:
         """The rule of a node for the input `name` turned `g` into `cotangent`."""
+
+    def reached(self, node: Any, g: Any) -> None:
+        """The whole cotangent of a leaf, or of another node where backward stops, is `g`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +46,29 @@ class Mode:
         return where
 
 
-_USUAL = Mode()
+USUAL = Mode()
 _MODE: ContextVar[Mode | None] = ContextVar("minigrad_mode", default=None)
 current: Callable[[], Mode | None] = _MODE.get
 
 
 class changed(ContextDecorator):
-    """A with block, or a decorated function, in which the mode differs by `changes`."""
+    """A with block, or decorated function, in which the mode differs by `changes`: values, or functions for them."""
 
     def __init__(self, **changes: Any):
         self.changes = changes
         self.tokens: list[Token[Mode | None]] = []
 
+    def __call__(self, function: Any) -> Any:
+        if isgeneratorfunction(function) or iscoroutinefunction(function) or isasyncgenfunction(function):
+            raise TypeError(f"{function.__name__} runs after its call is over: use a with block in its body")
+        return super().__call__(function)
+
     def _recreate_cm(self) -> changed:  # a decorated function may call itself, and run in several threads
         return type(self)(**self.changes)
 
     def __enter__(self) -> Any:
-        mode = replace(current() or _USUAL, **self.changes)
-        self.tokens.append(_MODE.set(None if mode == _USUAL else mode))
+        mode = replace(current() or USUAL, **{k: v() if callable(v) else v for k, v in self.changes.items()})
+        self.tokens.append(_MODE.set(None if mode == USUAL else mode))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -68,14 +77,12 @@ class changed(ContextDecorator):
 
 def watching(watcher: Watcher) -> tuple[Watcher, ...]:
     """The watchers of here and now, and one more."""
-    mode = current()
-    return (*(mode.watchers if mode else ()), watcher)
+    return (*(current() or USUAL).watchers, watcher)
 
 
 def grad_enabled() -> bool:
     """Whether operations record nodes here and now."""
-    mode = current()
-    return mode is None or mode.grad
+    return (current() or USUAL).grad
 
 
 def no_grad() -> changed:
@@ -99,4 +106,4 @@ def enable_grad() -> changed:
 
 def debug() -> changed:
     """A with block, or a decorated function, in which nodes remember their source line, for errors to name."""
-    return changed(watchers=watching(Watcher()))
+    return changed(watchers=lambda: watching(Watcher()))

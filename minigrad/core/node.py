@@ -17,22 +17,6 @@ if TYPE_CHECKING:
     from minigrad.core.value import Value
 
 birth = count(0, -1).__next__  # downwards, so that a heap yields the youngest first
-_last_assign = [1]
-
-
-def last_assign() -> int:
-    """The birth of the leaf that the last assign() made: nothing born after it can be stale."""
-    return _last_assign[0]
-
-
-def retire(leaf: Leaf) -> None:
-    """Mark a leaf as stale: its tensor has another value now."""
-    leaf.stale = True
-    _last_assign[0] = birth()
-
-
-class Hooked(ref):
-    """The weak reference of a node to its tensor when that has hooks: should it die, they would silently not run."""
 
 
 class Leaf:
@@ -43,6 +27,7 @@ class Leaf:
     """
 
     __slots__ = ("birth", "dtype", "owner", "requires_grad", "shape", "stale")
+    last_retired = 1  # when that last happened to any leaf: nothing born after it can be stale
 
     def __init__(self, array: np.ndarray, requires_grad: bool = False, owner: ref[Value] | None = None):
         self.birth = birth()
@@ -51,6 +36,11 @@ class Leaf:
         self.requires_grad = requires_grad
         self.owner = owner
         self.stale = False
+
+    def retire(self) -> None:
+        """Become stale: the tensor has another value now."""
+        self.stale = True
+        Leaf.last_retired = birth()
 
     def __repr__(self) -> str:
         return f"<leaf {self.shape} {self.dtype}>"
@@ -63,7 +53,7 @@ class Node:
     gradient, in the order of `plan`; None once backward has freed it.
     """
 
-    __slots__ = ("birth", "dtype", "params", "parents", "plan", "saved", "shape")
+    __slots__ = ("birth", "dtype", "parents", "plan", "saved", "shape")
     requires_grad = True
     stale = False
 
@@ -71,7 +61,6 @@ class Node:
     plan: Plan
     parents: tuple[Any, ...]
     saved: tuple[Any, ...] | None
-    params: dict[str, Any]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 

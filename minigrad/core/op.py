@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.arrays import frozen
+from minigrad.arrays import check_dtype, frozen
 from minigrad.core.mode import current
 from minigrad.core.node import Node, birth
 from minigrad.core.value import Like, Value
-from minigrad.source import Place
 
 Rule = Callable[..., Any]
 
@@ -49,14 +48,15 @@ class Plan:
     `keep` takes what is saved out of what a call has at hand; `origins` says for each saved item which input it is (-1:
     the output, None: no array of either), so that it gets its history back. All nodes of a kind share one plan; the few
     with a source line, or with a tensor that waits for their cotangent, have a copy that notes it: `where`, `owner`.
+    Cotangents are `guarded` against rules that are not minigrad's own, which its tests could not see write into them.
     """
 
-    __slots__ = ("fused_pulls", "keep", "names", "op", "origins", "owner", "pulls", "where")
+    __slots__ = ("fused_pulls", "guarded", "keep", "names", "op", "origins", "owner", "pulls", "where")
 
     def __init__(self, op: Op, needed: list[str]):
         self.op = op
-        self.owner: Any = None
-        self.where: Place | None = None
+        self.owner = self.where = None
+        self.guarded = not all(str(op.vjp[name].__module__).startswith("minigrad.") for name in needed)
         self.names = [name for i in needed for name in op.uses[i]]
         output, at_hand = len(op.inputs), [*op.inputs, "y", *op.params, *op.likes]
         places = [at_hand.index(name) for name in self.names]
@@ -135,8 +135,11 @@ class Op:
         self.__name__ = self.__qualname__ = self.name
         self.inputs, self.params, self.star = _signature(self.forward)
         self.likes = [f"like_{i}" for i in self.inputs]
+        if unknown := {*self.vjp, *self.fused, *self.domain} - set(self.inputs):
+            raise ValueError(f"Op {self.name!r} has no inputs {sorted(unknown)}; its inputs are {list(self.inputs)}")
         self.uses = {i: self._asked(i, rule) for i, rule in self.vjp.items()}
-        self.reduces_broadcast = self.kind == "elementwise" or bool(self.signature)
+        if any(self._asked(i, rule) != self.uses.get(i) for i, rule in self.fused.items()):
+            raise ValueError(f"Op {self.name!r}: a fused rule asks for what the rule asks for, in the same order")
         self._plans: dict[int, Plan] = {}
         registry[self.name] = self
 
@@ -145,8 +148,6 @@ class Op:
 
     def _asked(self, name: str, rule: Rule) -> tuple[str, ...]:
         """What the rule of an input asks for beyond the cotangent."""
-        if name not in self.inputs:
-            raise ValueError(f"Op {self.name!r} has a rule for {name!r}, but its inputs are {', '.join(self.inputs)}")
         asked = tuple(inspect.signature(rule).parameters)[1:]
         known = ["y", *self.inputs, *self.likes, *self.params]
         if unknown := [a for a in asked if a not in known]:
@@ -155,9 +156,8 @@ class Op:
 
     def names(self, count: int) -> list[str]:
         """The names of `count` inputs, the starred one numbered."""
-        if self.star is None:
-            return list(self.inputs)
-        return [*self.inputs[:-1], *(f"{self.inputs[-1]}[{k}]" for k in range(count - self.star))]
+        fixed = self.inputs[: self.star]
+        return [*fixed, *(f"{self.inputs[-1]}[{k}]" for k in range(count - len(fixed)))]
 
     def plan(self, mask: int) -> Plan:
         """The plan for the inputs whose bits are set in `mask`."""
@@ -168,8 +168,6 @@ class Op:
         """Compute; if a value is among the inputs, return one, with a node if a gradient can flow through it."""
         if len(params) != len(self.params):
             params = self._complete(params)
-        arrays: tuple[Any, ...]
-        parents: tuple[Any, ...]
         if len(args) == 2:  # one and two inputs are taken apart without a loop: it would take a fifth of a call's time
             a, b = args
             mask, cls, p, q = 0, None, None, None
@@ -190,7 +188,7 @@ class Op:
             (a,) = args
             cls, p = type(a), a.node
             mask = 1 if p is not None and p.requires_grad else 0
-            arrays, parents = (a.array,), (p,)
+            arrays, parents = (a.array,), (p,)  # type: ignore[assignment]
         else:
             cls, mask, arrays, parents = _taken_apart(args)
         if cls is None:
@@ -202,13 +200,12 @@ class Op:
             raise self._explained(error, arrays) from error
         if type(y) is not _ndarray:
             y = _as_arrays(y)
-        y.setflags(0)  # type: ignore[call-arg, arg-type]
+        y.setflags(0)
         mode = current()
         where = None
         if mode is not None:
             where = mode.watch(self, arrays, params, y)
-            if not mode.grad:
-                mask = 0
+            mask *= mode.grad
         value = _new(cls)
         value.array = y
         value.node = None
@@ -221,10 +218,11 @@ class Op:
                 node.birth = birth()
                 node.plan = plan if where is None else plan.noting(where=where)
                 node.parents = parents
-                node.params = params
                 node.saved = plan.keep(arrays, y, params)
                 node.shape = y.shape
                 node.dtype = y.dtype
+        elif type(y) is _ndarray and y.dtype.char == "e":  # NumPy gives float16 for exp of int8, say
+            check_dtype(y.dtype)
         return value if type(y) is _ndarray else tuple(pick(value, i=i) for i in range(len(y)))
 
     def _complete(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -247,9 +245,6 @@ class Op:
         return type(error)(text) if type(error) in (ValueError, TypeError, IndexError) else ValueError(text)
 
 
-_SCALARS = frozenset({float, int, bool})
-
-
 def describe(x: Any) -> str:
     """'float32 (2, 3)' for an array, the number itself for a scalar."""
     if isinstance(x, tuple):
@@ -265,9 +260,10 @@ def like(x: Any) -> Any:
 
 def _constant(a: Any) -> Any:
     """An input that is no value: scalars stay weak, NumPy's too; arrays are made safe from later changes."""
-    if type(a) in _SCALARS:
+    if (kind := type(a)) is float or kind is int:
         return a
-    return a.item() if isinstance(a, np.generic) else frozen(a)
+    a = a.item() if isinstance(a, np.generic) else a
+    return a if isinstance(a, (float, int)) else frozen(a)
 
 
 def _taken_apart(args: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tuple[Any, ...]]:
@@ -295,7 +291,7 @@ class Outputs(tuple):
 
 def _as_arrays(y: Any) -> Any:
     """What a forward function returned as an array (NumPy makes scalars of 0-d results), or as several."""
-    return Outputs(map(np.asarray, y)) if isinstance(y, tuple) else np.asarray(y)
+    return Outputs(map(np.asarray, y)) if isinstance(y, (tuple, list)) else np.asarray(y)
 
 
 class Part(NamedTuple):
@@ -316,7 +312,7 @@ def _merge_outputs(parts: list[Any], node: Any) -> tuple[Any, ...]:
     for part in parts:  # an output has two where a recorded rule asked for it, too
         g = by_output.get(part.key)
         by_output[part.key] = part.g if g is None else g + part.g
-    return tuple(by_output[i] if i in by_output else np.zeros(*like) for i, like in enumerate(node.shape))
+    return Outputs(by_output[i] if i in by_output else np.zeros(*like) for i, like in enumerate(node.shape))
 
 
 _pull_output = {"outputs": lambda g, i: Part(g, i, _merge_outputs)}

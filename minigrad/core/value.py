@@ -12,7 +12,7 @@ from weakref import ref
 
 import numpy as np
 
-from minigrad.core.node import Leaf, Node, retire
+from minigrad.core.node import Leaf, Node
 
 
 class Like(NamedTuple):
@@ -30,7 +30,7 @@ class Value:
     array: np.ndarray
     node: Node | Leaf | None
     _grad: Any
-    _hooks: dict[int, Callable[[Any], Any]]
+    _hooks: dict[object, Callable[[Any], Any]]
     _retains: bool
 
     @classmethod
@@ -44,7 +44,7 @@ class Value:
     def become_leaf(self, array: np.ndarray, requires_grad: bool) -> None:
         """Stand on `array` as a leaf; what was recorded with the old one is stale from now on."""
         if type(self.node) is Leaf:
-            retire(self.node)
+            self.node.retire()
         self.array = array
         self.node = Leaf(array, requires_grad, ref(self) if requires_grad else None)
 
@@ -52,8 +52,3 @@ class Value:
 def raw(x: Any) -> np.ndarray:
     """The array of a value; whatever else, as an array."""
     return x.array if isinstance(x, Value) else np.asarray(x)
-
-
-def constant(x: Any) -> Any:
-    """A value without its history; whatever else, as it is."""
-    return x.wrap(x.array) if isinstance(x, Value) else x

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from minigrad.core.adjoint import sum_to
 from minigrad.core.op import Op
 from minigrad.core.value import raw
 from minigrad.ops.elementwise import multiply
@@ -144,9 +145,9 @@ def _einsum_vjp(g: Any, other: Any, like: Any, own: str, others: str, axes: str)
     present = [c for c in distinct if c in axes or c in others]
     c = _einsum(g, other, a_axes=axes, b_axes=others, axes="".join(present))
     sizes = dict(zip(own, like.shape, strict=True))
-    c = reshape(
-        c, tuple(sizes[name] if name in present and raw(c).shape[present.index(name)] != 1 else 1 for name in distinct)
-    )
+    kept = tuple(1 if sizes[name] == 1 else n for name, n in zip(present, raw(c).shape, strict=True))
+    c = sum_to(c, shape=kept)  # over axes along which the operand, of length 1 there, was copied
+    c = reshape(c, tuple(kept[present.index(name)] if name in present else 1 for name in distinct))
     for position, name in enumerate(own):  # along repeated subscripts only the diagonal was read
         if own.index(name) != position:
             c = expand_dims(c, position)

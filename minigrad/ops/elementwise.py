@@ -39,7 +39,7 @@ multiply = Op(
 divide = Op(
     "divide",
     np.true_divide,
-    vjp={"a": lambda g, b: g / b, "b": lambda g, y, b: -(g / b) * y},
+    vjp={"a": lambda g, b: g / b, "b": lambda g, y, b: -(g * (y / b))},
     kind="elementwise",
     formula="y = a/b,  ā = ȳ/b,  b̄ = -ȳ·y/b",
     domain={"b": POSITIVE},
@@ -55,13 +55,24 @@ negative = Op(
     doc="Negate, elementwise.",
 )
 
+
+def _base_vjp(g: Any, a: Any, b: Any, y: Any) -> Any:
+    """ȳ·b·aᵇ⁻¹, in the form that neither overflows on the way, nor magnifies what a denormal or b - 1 has lost."""
+    small = less(b, where(equal(a, 0.0), 0.0, 0.5))
+    slope = where(less(b, 2.0), b * _power(a, b - 1.0), b * a * _power(a, b - 2.0))
+    return g * where(equal(b, 0.0), 0.0, where(small, b * y / a, slope))
+
+
+def _exponent_vjp(g: Any, a: Any, b: Any) -> Any:
+    """ȳ·y·log a, with y in two halves: the whole one could be rounded among the denormals, then magnified."""
+    half = _power(a, 0.5 * b)
+    return g * (half * log(where(equal(a, 0.0), 1.0, a)) * half)
+
+
 _power = Op(
     "power",
     np.power,
-    vjp={
-        "a": lambda g, a, b: g * where(equal(b, 0.0), 0.0, b * _power(a, b - 1.0)),
-        "b": lambda g, a, y: g * (y * log(where(equal(a, 0.0), 1.0, a))),
-    },
+    vjp={"a": _base_vjp, "b": _exponent_vjp},
     kind="elementwise",
     formula="y = aᵇ,  ā = ȳ·b·aᵇ⁻¹,  b̄ = ȳ·y·log a",
     domain={"a": POSITIVE},

@@ -47,9 +47,10 @@ def mse(prediction: Any, target: Any, reduction: str = "mean") -> Any:
 _bce_with_logits = Op(
     "bce_with_logits",
     lambda z, t: np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z))),
-    vjp={"z": lambda g, z, t: g * (sigmoid(z) - t), "t": lambda g, z: -(g * z)},
+    # not σ(z) - t, which is 0 where a confident prediction is right, though the slope is not
+    vjp={"z": lambda g, z, t: g * ((1.0 - t) * sigmoid(z) - t * sigmoid(-z)), "t": lambda g, z: -(g * z)},
     kind="elementwise",
-    formula="y = softplus(z) - z·t,  z̄ = ȳ·(σ(z) - t),  t̄ = -ȳ·z",
+    formula="y = softplus(z) - z·t,  z̄ = ȳ·((1 - t)·σ(z) - t·σ(-z)),  t̄ = -ȳ·z",
 )
 
 

@@ -417,6 +417,7 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
         whole = tuple(a + n + b for (a, b), n in zip(widths, array.shape, strict=True))
         inside = tuple(slice(a, a + n) for (a, _), n in zip(widths, array.shape, strict=True))
         return setitem(np.full(whole, constant_values, array.dtype), inside, x)
+    x = _reshape(operand(x), shape=array.shape)  # should there be nothing to pad, the result is still not x itself
     for axis, (pair, n) in enumerate(zip(widths, array.shape, strict=True)):
         if any(pair):
             x = take(x, np.pad(np.arange(n), pair, mode), axis)  # type: ignore[call-overload]

@@ -12,7 +12,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from minigrad.core.adjoint import cast
 from minigrad.core.op import Op
-from minigrad.core.value import constant, raw
+from minigrad.core.value import Value, raw
 from minigrad.ops.creation import ones_like
 from minigrad.ops.elementwise import abs as absolute
 from minigrad.ops.elementwise import (
@@ -171,7 +171,7 @@ def norm(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     axes = _axes(x, axis)
     if _count(x, axes) == 0:
         return _safe_root(sum(square(x), axes, keepdims))
-    size = absolute(constant(x))
+    size = absolute(x.wrap(x.array) if isinstance(x, Value) else x)
     largest = max(size, axes, keepdims=True)
     scale = where(logical_and(greater(largest, 0.0), isfinite(largest)), largest, 1.0)
     root = _safe_root(sum(square(divide(x, scale)), axes, keepdims=True)) * scale
@@ -206,8 +206,13 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     return reshape(y, tuple(1 if i in axes else n for i, n in enumerate(shape) if keepdims or i not in axes))
 
 
+def _largest(x: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """The largest element along axis, which stays with length 1; -inf where there is none."""
+    return np.max(x.astype(np.result_type(x, 0.0), copy=False), axis=axis, keepdims=True, initial=-np.inf)
+
+
 def _logsumexp_forward(x: np.ndarray, *, axis: tuple[int, ...], keepdims: bool) -> np.ndarray:
-    largest = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+    largest = _largest(x, axis)
     shift = np.where(np.isfinite(largest), largest, 0)
     with np.errstate(divide="ignore"):  # the logarithm of 0 is what it should be: -inf
         y = np.log(np.sum(np.exp(x - shift), axis=axis, keepdims=True)) + shift
@@ -234,7 +239,7 @@ def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 
 
 def _softmax_forward(x: np.ndarray, *, axis: int) -> np.ndarray:
-    e = np.exp(x - np.max(x, axis=axis, keepdims=True, initial=-np.inf))
+    e = np.exp(x - _largest(x, axis))
     return e / np.sum(e, axis=axis, keepdims=True)
 
 
@@ -258,8 +263,9 @@ def softmax(x: Any, axis: int = -1) -> Any:
 
 
 def _log_softmax_forward(x: np.ndarray, *, axis: int) -> np.ndarray:
-    shifted = x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)
-    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
+    shifted = x - _largest(x, axis)
+    with np.errstate(divide="ignore"):  # along an empty axis there is nothing to subtract from
+        return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
 
 
 _log_softmax = Op(

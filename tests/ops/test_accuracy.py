@@ -118,10 +118,66 @@ def test_slope_in_float32(name: str) -> None:
 def test_slope_of_a_constant_power_in_float32(exponent: float) -> None:
     x = samples(0.0, np.inf)
     n = exponent
-    ratio, where = worst(
-        rule(lambda t: t**n, x), x, lambda x: n * x ** (n - 1), lambda x: n * (n - 1) * x ** (n - 2)
-    )
+    ratio, where = worst(rule(lambda t: t**n, x), x, lambda x: n * x ** (n - 1), lambda x: n * (n - 1) * x ** (n - 2))
     assert ratio <= 1, f"x**{n}: {ratio:.3g} times the bound at x = {where!r}"
+
+
+# name: (the input, its slope in it, what |a·∂slope/∂a| + |b·∂slope/∂b| is, where a and b are drawn)
+Pair = Callable[[np.ndarray, np.ndarray], np.ndarray]
+BINARY: dict[str, tuple[str, int, Pair, Pair]] = {
+    "a·b in a": ("multiply", 0, lambda a, b: b, lambda a, b: np.abs(b)),
+    "a/b in a": ("divide", 0, lambda a, b: 1 / b, lambda a, b: 1 / b),
+    "a/b in b": ("divide", 1, lambda a, b: -a / b**2, lambda a, b: 3 * np.abs(a / b**2)),
+    "a**b in a": (
+        "power",
+        0,
+        lambda a, b: b * a ** (b - 1),
+        lambda a, b: np.abs(b * a ** (b - 1)) * (np.abs(b - 1) + np.abs(1 + b * np.log(a))),
+    ),
+    "a**b in b": (
+        "power",
+        1,
+        lambda a, b: a**b * np.log(a),
+        lambda a, b: a**b * (np.abs(1 + b * np.log(a)) + np.abs(b * np.log(a) ** 2)),
+    ),
+    "bce in z": (
+        "bce_with_logits",
+        0,
+        lambda z, t: (1 - t) * special.expit(z) - t * special.expit(-z),
+        lambda z, t: np.abs(z) * sigmoid_slope(z) + t,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BINARY)
+def test_slope_in_float32_of_two_inputs(case: str) -> None:
+    """The same bound with the curvature in both inputs: a slope that is a difference of the inputs can't be exact."""
+    name, k, first, curvature = BINARY[case]
+    rng = np.random.default_rng(0)
+    op = registry[name]
+    a, b = (rng.choice(samples(0.0, np.inf) if i in op.domain else samples(-np.inf, np.inf), 50_000) for i in op.inputs)
+    if name == "power":
+        b = rng.uniform(-4, 4, 50_000).astype(np.float32)
+    elif name == "bce_with_logits":
+        b = rng.choice(np.array([0, 1, 0.5, 0.25, 1e-6], np.float32), 50_000)
+    normal = (np.abs(a) >= np.finfo(np.float32).tiny) | (
+        name == "bce_with_logits"
+    )  # a quotient of a subnormal has lost digits
+    a, b = a[normal], b[normal]
+
+    inputs = [mg.Tensor(a, requires_grad=True), mg.Tensor(b, requires_grad=True)]
+    with np.errstate(all="ignore"):
+        y = op(*inputs)
+    y.backward(np.ones_like(a))
+    got = inputs[k].grad.data.astype(np.float64)
+    with np.errstate(all="ignore"):
+        wide = a.astype(np.float64), b.astype(np.float64)
+        want, bend = first(*wide), curvature(*wide)
+        bound = 4 * EPS * (np.abs(want) + np.abs(bend)) + SUBNORMAL
+        sayable = np.isfinite(bound) & (np.abs(want) < np.finfo(np.float32).max) & np.isfinite(y.data)
+        ratio = np.where(sayable, np.abs(got - want) / bound, 0.0)
+    worst_at = int(np.argmax(np.nan_to_num(ratio, nan=np.inf)))
+    assert ratio[worst_at] <= 1, f"{case}: {ratio[worst_at]:.3g} times the bound at {a[worst_at]!r}, {b[worst_at]!r}"
 
 
 @pytest.mark.parametrize("name", ["tanh", "sigmoid", "gelu", "silu", "erf"])

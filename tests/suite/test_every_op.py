@@ -1,0 +1,139 @@
+"""All checks over all Ops of the package; what is excluded, and why.
+
+There is one test a check, made in a loop below: `pytest "tests/suite/test_every_op.py::test_vjp[tanh]"` runs one check
+over one Op, and HYPOTHESIS_PROFILE=deep runs all of them on many more examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad as mg
+
+from .checks import CHECKS, Check, few, has_rules
+from .oracles import oracle_of
+from .strategies import every_op
+
+OPS = every_op()
+
+# Ops that can't be called with arrays alone, and so with no call that could be drawn
+APART = {
+    "pick": "takes the outputs of another operation, never arrays: every check runs it as part of split",
+    "checkpoint": "takes a function and the nodes of its inputs, never arrays: see tests/test_transforms.py",
+}
+
+# (check, Op): why the check is not run
+EXCLUDED: dict[tuple[str, str], str] = {
+    ("subgradient", "sign"): "it jumps at 0 from both sides: its 0 is a convention, no subgradient",
+    ("nonfinite", "bce_with_logits"): "∞ - ∞: which of ∞ and NaN comes out depends on the form",
+    ("nonfinite", "softmax"): "of +∞ it is undefined: which elements are NaN depends on the form; test_masked has -∞",
+    ("nonfinite", "log_softmax"): "as for softmax",
+    ("nonfinite", "argsort"): "NumPy has no descending order to compare with: where NaN goes is ours to choose",
+    ("weak_scalars", "bce_with_logits"): "the public function takes two arrays of one shape, no scalars",
+    ("weak_scalars", "tanh_slope"): "called by rules alone, always with arrays",
+}
+
+STREAM = "its values are whatever the random stream draws; tests/test_random.py has their distribution"
+WITHOUT_ORACLE = dict.fromkeys(
+    ("random_uniform", "random_normal", "random_integers", "random_permutation", "random_split"), STREAM
+)
+
+# Ops without a rule: choices, comparisons, draws, and what makes integers
+WITHOUT_RULES = [
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "argsort",
+    "assign",
+    "astype",
+    "equal",
+    "full_like",
+    "greater",
+    "greater_equal",
+    "isfinite",
+    "isnan",
+    "less",
+    "less_equal",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "not_equal",
+    "overwritten",
+    "random_integers",
+    "random_next",
+    "random_normal",
+    "random_permutation",
+    "random_split",
+    "random_uniform",
+]
+
+
+def over_ops(check: Check) -> Callable[..., None]:
+    """The test that runs one check over all the Ops that it is for."""
+    names = [
+        name
+        for name, op in OPS.items()
+        if name not in APART and check.applies(op) and (check.name, name) not in EXCLUDED
+    ]
+
+    @pytest.mark.parametrize("name", names)
+    @few
+    @given(data=st.data())
+    def test(name: str, data: st.DataObject) -> None:
+        check.run(data.draw(check.calls(OPS[name])))
+
+    return test
+
+
+for _check in CHECKS.values():
+    globals()[f"test_{_check.name}"] = over_ops(_check)
+
+
+def test_exclusions_are_few() -> None:
+    """Whoever excludes something changes a number here; what is excluded exists, and would be run."""
+    assert len(EXCLUDED) == 7
+    assert len(APART) == 2
+    assert set(APART) <= set(OPS)
+    for check, op in EXCLUDED:
+        assert CHECKS[check].applies(OPS[op]), f"{check} would not run over {op}: no need to exclude it"
+
+
+def test_ops_without_oracle() -> None:
+    assert {name for name, op in OPS.items() if oracle_of(op) is None} == {*WITHOUT_ORACLE, *APART}
+    assert len(WITHOUT_ORACLE) == 5
+
+
+def test_ops_without_rules() -> None:
+    assert sorted(name for name, op in OPS.items() if not has_rules(op)) == WITHOUT_RULES
+
+
+def test_every_op_has_a_formula() -> None:
+    assert [name for name, op in OPS.items() if not op.formula] == []
+
+
+@pytest.mark.parametrize("f", [mg.softmax, mg.log_softmax, mg.logsumexp])
+def test_masked(f) -> None:
+    """An element of -∞ takes no part: neither it nor the others get a gradient that is not finite."""
+    x = mg.Tensor([[0.5, -np.inf, 1.0]], requires_grad=True)
+    y = f(x, axis=-1)
+    alone = f(np.array([[0.5, 1.0]]), axis=-1)
+    np.testing.assert_allclose(y.data[..., [0, 2]] if y.ndim == 2 else y.data, alone, rtol=1e-14)
+    g = np.ones(y.shape)
+    if f is mg.log_softmax:
+        g[0, 1] = 0.0
+    y.backward(g)
+    assert np.isfinite(x.grad.data).all()
+    assert x.grad.data[0, 1] == 0.0
+
+
+def test_power_at_zero() -> None:
+    """In the exponent, at a = 0, the slope 0 is taken, as the record says: 0ᵇ is 0 on either side of b > 0."""
+    b = mg.Tensor([0.5, 1.0, 3.0], requires_grad=True)
+    mg.power(mg.Tensor([0.0, 0.0, 0.0]), b).sum().backward()
+    assert b.grad.data.tolist() == [0.0, 0.0, 0.0]
