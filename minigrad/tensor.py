@@ -6,11 +6,9 @@ change: results are read-only, `.data` is a read-only view, and a leaf gets anot
 
 from __future__ import annotations
 
-import inspect
 import operator
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from threading import RLock
 from typing import Any, NoReturn, Self
 from weakref import ref
@@ -24,9 +22,8 @@ from minigrad.core import adjoint
 from minigrad.core.backward import backward
 from minigrad.core.mode import changed, grad_enabled
 from minigrad.core.node import Leaf
-from minigrad.core.op import Op
 from minigrad.core.value import Value
-from minigrad.ops import add, divide, matmul, multiply, negative, power, subtract
+from minigrad.ops import add, by_numpy, divide, matmul, multiply, negative, subtract
 
 Axis = int | tuple[int, ...] | None
 
@@ -347,10 +344,10 @@ class Tensor(Value):
         return divide(other, self)
 
     def __pow__(self, other: Any) -> Self:
-        return power(self, other)
+        return ops.pow(self, other)
 
     def __rpow__(self, other: Any) -> Self:
-        return power(other, self)
+        return ops.pow(other, self)
 
     def __matmul__(self, other: Any) -> Self:
         return matmul(self, other)
@@ -395,7 +392,7 @@ class Tensor(Value):
         return self._in_place("/", ops.divide, other)
 
     def __ipow__(self, other: Any) -> Self:
-        return self._in_place("**", ops.power, other)
+        return self._in_place("**", ops.pow, other)
 
     def __imatmul__(self, other: Any) -> Self:
         return self._in_place("@", ops.matmul, other)
@@ -426,28 +423,10 @@ class Tensor(Value):
             )
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        if options.get("out") is not None or method == "at":
-            raise TypeError(
-                f"np.{ufunc.__name__}: no result goes into an array or a tensor in place, since the gradient would "
-                "be lost: write a = a + t"
-            )
-        op = _BY_NUMPY.get(ufunc)
-        if op is None or method != "__call__":
-            what = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
-            raise TypeError(
-                f"np.{what} has no rule for tensors: use minigrad's operations, or .data for the bare array"
-            )
-        return op(*inputs, **options)
+        return by_numpy.call_ufunc(ufunc, method, inputs, options)
 
     def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, options: Any) -> Any:
-        op = _BY_NUMPY.get(function)
-        if op is None:
-            raise TypeError(
-                f"np.{function.__name__} has no rule for tensors: use minigrad's operations, or .data for the array"
-            )
-        if len(args) > (count := _same_by_position(function)):
-            raise TypeError(f"np.{function.__name__} of tensors: name the arguments after the first {count}")
-        return op(*args, **{_OUR_NAMES.get(name, name): x for name, x in options.items()})
+        return by_numpy.call_function(function, args, options)
 
     # Copies and files
 
@@ -672,31 +651,3 @@ def from_numpy(array: np.ndarray, requires_grad: bool = False) -> Tensor:
     tensor = Tensor.__new__(Tensor)
     tensor._set_leaf(frozen(array), requires_grad)
     return tensor
-
-
-def _by_numpy() -> dict[Any, Callable[..., Any]]:
-    """Our function for each of NumPy's: those of the same name, and NumPy's other names for them."""
-    table = {getattr(np, name): getattr(ops, name) for name in ops.__all__ if hasattr(np, name)}
-    others = {
-        "absolute": "abs", "fabs": "abs", "concatenate": "concat", "cumsum": "cumulative_sum", "true_divide": "divide",
-        "amax": "max", "amin": "min", "rint": "round", "permute_dims": "permute_dims",
-    }  # fmt: skip
-    table.update({getattr(np, theirs): getattr(ops, ours) for theirs, ours in others.items() if hasattr(np, theirs)})
-    table[np.transpose] = lambda a, axes=None: a.T if axes is None else ops.permute_dims(a, axes)
-    table[np.linalg.norm] = ops.norm
-    return table
-
-
-_BY_NUMPY = _by_numpy()
-_OUR_NAMES = {"a_min": "min", "a_max": "max", "ddof": "correction", "reps": "repetitions"}
-
-
-@cache
-def _same_by_position(function: Callable[..., Any]) -> int:
-    """How many arguments of NumPy's function and of ours mean the same by position."""
-    ours = _BY_NUMPY[function]
-    if isinstance(ours, Op) or function is np.einsum:
-        return sys.maxsize
-    names = list(inspect.signature(ours).parameters)
-    theirs = [_OUR_NAMES.get(name, name) for name in inspect.signature(function).parameters]
-    return next((i for i in range(1, len(names)) if names[i] != theirs[i]), len(names))

@@ -31,7 +31,7 @@ def with_history(node: Node, cls: Any) -> list[Any]:
     items: list[Any] = []
     for x, origin in zip(node.saved or (), node.plan.origins, strict=True):
         if type(x) is _ndarray:
-            x = cls.wrap(x, node if origin == -1 else node.parents[origin])  # type: ignore[index]
+            x = cls.wrap(x, node if origin == -1 else node.parents[origin])
         elif origin == -1:  # several outputs
             hidden = cls.wrap(x, node)
             x = tuple(pick(hidden, i=i) for i in range(len(x)))
@@ -163,6 +163,8 @@ def backward(
                         for watcher in watchers:
                             watcher.backward(node, g, plan.op.inputs[i], cotangent)
                         add_up(receiver, cotangent)
+                elif parent in summed:
+                    np.add(pending[parent], c, pending[parent])
                 elif parent in pending:
                     add_up(parent, c)
                 else:

@@ -7,14 +7,10 @@ is freed the moment nobody holds it. A node is born after its inputs: births are
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import ref
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from minigrad.core.op import Plan
-    from minigrad.core.value import Value
 
 birth = count(0, -1).__next__  # downwards, so that a heap yields the youngest first
 
@@ -29,7 +25,7 @@ class Leaf:
     __slots__ = ("birth", "dtype", "owner", "requires_grad", "shape", "stale")
     last_retired = 1  # when that last happened to any leaf: nothing born after it can be stale
 
-    def __init__(self, array: np.ndarray, requires_grad: bool = False, owner: ref[Value] | None = None):
+    def __init__(self, array: np.ndarray, requires_grad: bool = False, owner: ref[Any] | None = None):
         self.birth = birth()
         self.shape = array.shape
         self.dtype = array.dtype
@@ -58,7 +54,7 @@ class Node:
     stale = False
 
     birth: int
-    plan: Plan
+    plan: Any  # a Plan; its file stands on this one
     parents: tuple[Any, ...]
     saved: tuple[Any, ...] | None
     shape: tuple[int, ...]

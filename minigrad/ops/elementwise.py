@@ -86,7 +86,7 @@ def _constant_power_vjp(g: Any, x: Any, y: Any, exponent: float) -> Any:
         return g * float(exponent)
     if exponent < 0:
         return g * (exponent * y / x)
-    return g * (exponent * x * power(x, exponent - 2) if exponent >= 2 else exponent * power(x, exponent - 1))
+    return g * (exponent * x * pow(x, exponent - 2) if exponent >= 2 else exponent * pow(x, exponent - 1))
 
 
 _constant_power = Op(
@@ -99,7 +99,7 @@ _constant_power = Op(
 )
 
 
-def power(a: Any, b: Any) -> Any:
+def pow(a: Any, b: Any) -> Any:
     """Raise a to the power b, elementwise, with broadcasting.
 
     The gradient with respect to b is defined for a > 0, taken as 0 at a = 0, and nan for negative a.
@@ -345,7 +345,7 @@ __all__ = [
     "multiply",
     "negative",
     "not_equal",
-    "power",
+    "pow",
     "round",
     "rsqrt",
     "sign",

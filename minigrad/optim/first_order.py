@@ -16,7 +16,7 @@ import numpy as np
 from minigrad import trees
 from minigrad.core.adjoint import cast
 from minigrad.core.mode import changed
-from minigrad.ops.elementwise import power, sqrt, square
+from minigrad.ops.elementwise import pow, sqrt, square
 from minigrad.tensor import Tensor
 
 __all__ = ["SGD", "Adam", "Optimizer", "parameters_of"]
@@ -217,8 +217,8 @@ class Adam(Optimizer):
     def _update(self, params: dict[str, Tensor]) -> None:
         beta1, beta2 = self.betas
         t = self.state["step"].assign(self.state["step"] + 1.0)
-        root = sqrt(1.0 - power(beta2, t))
-        sizes = _by_dtype(params, self.learning_rate * root / (1.0 - power(beta1, t)))
+        root = sqrt(1.0 - pow(beta2, t))
+        sizes = _by_dtype(params, self.learning_rate * root / (1.0 - pow(beta1, t)))
         floors = _by_dtype(params, self.eps * root)
         shrinks = _by_dtype(params, 1.0 - self.weight_decay * self.learning_rate) if self.weight_decay else {}
         for name, p in params.items():

@@ -71,7 +71,7 @@ EXPONENTS = (-3.0, -1.0, -0.5, 0.5, 1.5, 2.5, 3.0, 4.0)
 
 
 def samples(low: float, high: float) -> np.ndarray:
-    """float32 numbers of every exponent and sign, subnormal ones too, and many of ordinary size, between low and high."""
+    """float32 numbers of every exponent and sign, subnormal ones too, and many of ordinary size, in (low, high)."""
     bits = np.linspace(0, 0x7F7FFFFF, 40_001).astype(np.uint32).view(np.float32)
     ordinary = np.linspace(-120, 120, 40_001, dtype=np.float32)
     small = np.array([0.0, -0.0, SUBNORMAL, -SUBNORMAL], np.float32)

@@ -333,10 +333,10 @@ COMPOSITES = {
         # elementwise
         Composite("clip", mg.clip, _clipped, together(3), ("x", "low", "high"), undifferentiable="bounds"),
         Composite("clip below", mg.clip, _clipped, together(2), ("x", "low"), undifferentiable="bound"),
-        Composite("power 3", lambda x: mg.power(x, 3), lambda x: x * x * x, one()),
-        Composite("power -1", lambda x: mg.power(x, -1.0), lambda x: 1.0 / x, one()),
-        Composite("power 2", lambda x: mg.power(x, 2), lambda x: x * x, one()),
-        Composite("power", mg.power, np.power, together(2), AB, domain={"a": (0.0, np.inf)}),
+        Composite("power 3", lambda x: mg.pow(x, 3), lambda x: x * x * x, one()),
+        Composite("power -1", lambda x: mg.pow(x, -1.0), lambda x: 1.0 / x, one()),
+        Composite("power 2", lambda x: mg.pow(x, 2), lambda x: x * x, one()),
+        Composite("pow", mg.pow, np.power, together(2), AB, domain={"a": (0.0, np.inf)}),
         Composite(
             "leaky_relu",
             mg.leaky_relu,
