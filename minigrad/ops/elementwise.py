@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.core.adjoint import add
+from minigrad.core.adjoint import add, cast
 from minigrad.core.op import Op
 from minigrad.core.value import Value
 
@@ -39,11 +39,30 @@ multiply = Op(
 divide = Op(
     "divide",
     np.true_divide,
-    vjp={"a": lambda g, b: g / b, "b": lambda g, y, b: -(g * (y / b))},
+    vjp={"a": lambda g, b: g / b, "b": lambda g, a, b: -(g * over_square(a, b))},
     kind="elementwise",
-    formula="y = a/b,  ā = ȳ/b,  b̄ = -ȳ·y/b",
+    formula="y = a/b,  ā = ȳ/b,  b̄ = -ȳ·a/b²",
     domain={"b": POSITIVE},
     doc="Divide, elementwise, with broadcasting; integers give float64.",
+)
+
+
+def _over_square(a: Any, b: Any) -> np.ndarray:
+    """a/b² as (a/b)/b, since b² may overflow; in float64 where a/b may have lost its digits among the denormals."""
+    y = np.asarray(np.divide(np.divide(a, b), b))
+    if y.dtype == np.float32 and np.any(lost := np.abs(a) < np.finfo(np.float32).tiny):
+        with np.errstate(over="ignore"):  # as in float32
+            y = np.where(lost, np.divide(a, np.square(b, dtype=np.float64)).astype(np.float32), y)
+    return y
+
+
+over_square = Op(
+    "over_square",
+    _over_square,
+    vjp={"a": lambda g, b: over_square(g, b), "b": lambda g, y, b: g * (-2.0 * y / b)},
+    kind="elementwise",
+    formula="y = a/b²,  ā = ȳ/b²,  b̄ = -2ȳ·y/b",
+    domain={"b": POSITIVE},
 )
 
 negative = Op(
@@ -56,17 +75,19 @@ negative = Op(
 )
 
 
-def _base_vjp(g: Any, a: Any, b: Any, y: Any) -> Any:
-    """ȳ·b·aᵇ⁻¹, in the form that neither overflows on the way, nor magnifies what a denormal or b - 1 has lost."""
-    small = less(b, where(equal(a, 0.0), 0.0, 0.5))
-    slope = where(less(b, 2.0), b * _power(a, b - 1.0), b * a * _power(a, b - 2.0))
-    return g * where(equal(b, 0.0), 0.0, where(small, b * y / a, slope))
+def _wide(x: Any) -> Any:
+    """An array in float64, where powers of float32 neither overflow nor lose digits; a scalar as it is."""
+    return x if isinstance(x, (int, float)) else cast(x, dtype=np.dtype(np.float64))
+
+
+def _base_vjp(g: Any, a: Any, b: Any) -> Any:
+    a, b = _wide(a), _wide(b)
+    return g * where(equal(b, 0.0), 0.0, b * _power(a, b - 1.0))
 
 
 def _exponent_vjp(g: Any, a: Any, b: Any) -> Any:
-    """ȳ·y·log a, with y in two halves: the whole one could be rounded among the denormals, then magnified."""
-    half = _power(a, 0.5 * b)
-    return g * (half * log(where(equal(a, 0.0), 1.0, a)) * half)
+    a = _wide(a)
+    return g * (_power(a, _wide(b)) * log(where(equal(a, 0.0), 1.0, a)))
 
 
 _power = Op(

@@ -160,11 +160,6 @@ def test_slope_in_float32_of_two_inputs(case: str) -> None:
         b = rng.uniform(-4, 4, 50_000).astype(np.float32)
     elif name == "bce_with_logits":
         b = rng.choice(np.array([0, 1, 0.5, 0.25, 1e-6], np.float32), 50_000)
-    normal = (np.abs(a) >= np.finfo(np.float32).tiny) | (
-        name == "bce_with_logits"
-    )  # a quotient of a subnormal has lost digits
-    a, b = a[normal], b[normal]
-
     inputs = [mg.Tensor(a, requires_grad=True), mg.Tensor(b, requires_grad=True)]
     with np.errstate(all="ignore"):
         y = op(*inputs)

@@ -389,10 +389,10 @@ def subgradient(call: Call) -> None:
             assert low - 1e-8 <= got <= high + 1e-8, f"slope {got} by the rule, {low} and {high} on either side"
 
 
-# operations that multiply a number that may be rounded among the subnormal ones: how many of the smallest that costs
+# slopes of slopes, which only rules call: they multiply a number that may be rounded among the subnormal ones, and this
+# is how many of the smallest that costs
 SUBNORMALS: dict[str, Callable[..., Any]] = {
-    "divide": lambda a, b: 1 + 1 / np.abs(b),  # -ȳ·y/b
-    "power": lambda a, b: 1 + np.abs(b),  # ȳ·b·aᵇ⁻¹
+    "over_square": lambda a, b: 1 + 2 / np.abs(b),  # -2ȳ·y/b
     "tanh_slope": lambda g, x: 3.0,  # -2ȳ·y·tanh x
 }
 

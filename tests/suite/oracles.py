@@ -118,6 +118,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "rsqrt": lambda x: np.reciprocal(np.sqrt(x)),
     "erf": special.erf,
     "erfc": special.erfc,
+    "over_square": lambda a, b: (a / b) / b,
     "tanh_slope": lambda g, x: g / np.cosh(x) ** 2,
     "sigmoid": special.expit,
     "softplus": lambda x: np.logaddexp(x, 0),
