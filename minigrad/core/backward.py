@@ -178,7 +178,7 @@ def backward(
 def _through_hooks(node: Any, g: Any, cls: Any, recorded: bool) -> Any:
     """The cotangent after the hooks of its tensor have read or replaced it."""
     tensor = node.owner()
-    if tensor is None and getattr(node.owner, "count", False):
+    if tensor is None and getattr(node.owner, "count", False):  # a reference to a tensor with hooks counts them
         raise RuntimeError(f"{node!r} had hooks, but its tensor is gone: keep a reference to it until backward")
     for hook in list(getattr(tensor, "_hooks", {}).values()):
         seen = g if isinstance(g, Value) else cls.wrap(g)
