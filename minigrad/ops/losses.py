@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.core.adjoint import cast
 from minigrad.core.op import Op
 from minigrad.core.value import raw
 from minigrad.ops.activation import sigmoid
@@ -66,6 +67,8 @@ def bce_with_logits(logits: Any, target: Any, reduction: str = "mean") -> Any:
         0.34657359027997264
     """
     _same_shape("bce_with_logits", logits, target)
+    if raw(target).dtype == np.float32 and raw(logits).dtype == np.float64:
+        target = cast(target, dtype=np.dtype(np.float64))  # or the rule would round 1 - t to float32
     return _reduce(_bce_with_logits(logits, target), reduction, "bce_with_logits")
 
 

@@ -243,10 +243,39 @@ def _softmax_forward(x: np.ndarray, *, axis: int) -> np.ndarray:
     return e / np.sum(e, axis=axis, keepdims=True)
 
 
+def _balanced(x_bar: Any, y: Any, axis: int) -> Any:
+    """Cotangents whose sum is 0, since a number added to all of x changes nothing. Where one probability is nearly 1,
+    its own cotangent is a difference of nearly equal numbers; minus the sum of the others has all digits."""
+    if y.shape[axis] == 0:
+        return x_bar
+    positions = np.arange(y.shape[axis]).reshape([-1 if i == axis else 1 for i in range(y.ndim)])
+    leading = equal(positions, argmax(y, axis, keepdims=True))
+    others = where(leading, 0.0, x_bar)
+    return where(leading, -sum(others, axis, keepdims=True), others)
+
+
+def _balanced_array(x_bar: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+    """The same, in place, for a new array."""
+    if y.shape[axis]:
+        leading = np.argmax(y, axis=axis, keepdims=True)
+        np.put_along_axis(x_bar, leading, 0.0, axis)
+        np.put_along_axis(x_bar, leading, -np.sum(x_bar, axis=axis, keepdims=True), axis)
+    return x_bar
+
+
+def _softmax_pull(g: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+    return _balanced_array(y * (g - np.sum(g * y, axis=axis, keepdims=True)), y, axis)
+
+
+def _log_softmax_pull(g: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+    return _balanced_array(g - np.exp(y) * np.sum(g, axis=axis, keepdims=True), y, axis)
+
+
 _softmax = Op(
     "softmax",
     _softmax_forward,
-    vjp={"x": lambda g, y, axis: y * (g - sum(g * y, axis, keepdims=True))},
+    vjp={"x": lambda g, y, axis: _balanced(y * (g - sum(g * y, axis, keepdims=True)), y, axis)},
+    fused={"x": _softmax_pull},
     formula="y = exp x / Σ exp x,  x̄ = y·(ȳ - Σ ȳ·y)",
 )
 
@@ -271,7 +300,8 @@ def _log_softmax_forward(x: np.ndarray, *, axis: int) -> np.ndarray:
 _log_softmax = Op(
     "log_softmax",
     _log_softmax_forward,
-    vjp={"x": lambda g, y, axis: g - exp(y) * sum(g, axis, keepdims=True)},
+    vjp={"x": lambda g, y, axis: _balanced(g - exp(y) * sum(g, axis, keepdims=True), y, axis)},
+    fused={"x": _log_softmax_pull},
     formula="y = x - log Σ exp x,  x̄ = ȳ - exp(y)·Σ ȳ",
 )
 
