@@ -1,7 +1,7 @@
 """minigrad: an autograd engine to read, to trust and to use.
 
 The names here are the public ones. `Tensor` computes and remembers, `Tensor.backward` and `grad` differentiate, `Op`
-declares operations; `nn`, `optim`, `random`, `data` and `io` are loaded when they are first used.
+declares operations; `nn`, `optim`, `random`, `data`, `io` and `testing` are loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from minigrad.transforms import (
 )
 
 if TYPE_CHECKING:
-    from minigrad import data, io, nn, optim, random, trees
+    from minigrad import data, io, nn, optim, random, testing, trees
 
-_LAZY = ("data", "io", "nn", "optim", "random", "trees")
+_LAZY = ("data", "io", "nn", "optim", "random", "testing", "trees")
 
 __version__ = "0.1.0"
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "random",
     "record",
     "stop_gradient",
+    "testing",
     "trees",
     "value_and_grad",
     "vjp",
