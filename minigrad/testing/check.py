@@ -15,7 +15,7 @@ import numpy as np
 from minigrad.core.value import Value, raw
 from minigrad.testing.accuracy import lost_digits
 from minigrad.testing.blame import UNITS, calls_of, local, tried
-from minigrad.testing.judge import judge
+from minigrad.testing.judge import judge, unsymmetric
 from minigrad.testing.oracle import at_kink
 from minigrad.testing.report import Finding, Report
 from minigrad.testing.subject import Call, OfArrays, OfCall, OfTensors, Subject
@@ -137,7 +137,7 @@ def check_call(call: Call, order: int = 1) -> Report:
     """
     report = local(call)
     if order > 1 and report.verdict != "fail":
-        report = report.joined(_ordered(OfCall(call).gradient(), order - 1))
+        report = report.joined(_gradient(OfCall(call), order - 1))
     return _again(report, "check_call", call, (), f", order={order}" if order > 1 else "")
 
 
@@ -160,9 +160,15 @@ def _again(report: Report, checker: str, f: Any, xs: Sequence[Any], rest: str = 
 def _ordered(subject: OfTensors, order: int) -> Report:
     """The report of a function, and of its gradient for higher orders."""
     report = _first_order(subject)
-    if order > 1 and report.verdict != "fail":
-        report = report.joined(_ordered(subject.gradient(), order - 1))
-    return report
+    return report if order == 1 or report.verdict == "fail" else report.joined(_gradient(subject, order - 1))
+
+
+def _gradient(subject: OfTensors, order: int) -> Report:
+    """The report of a function's VJP as a function of its inputs and cotangents."""
+    gradient = subject.gradient()
+    report = _ordered(gradient, order)
+    wrong = unsymmetric(gradient, len(subject.inputs)) if report.verdict != "fail" and report.probes else None
+    return report if wrong is None else report.joined(Report(report.title, (wrong,)))
 
 
 def _first_order(subject: OfTensors) -> Report:

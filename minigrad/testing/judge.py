@@ -21,7 +21,7 @@ import numpy as np
 from minigrad.testing import witness
 from minigrad.testing.numeric import COARSE
 from minigrad.testing.oracle import AGAIN, BARS, ROUNDINGS, Truth, longer_steps, look_again, measured, second_look
-from minigrad.testing.probes import Point, Wrong, cotangents, directions
+from minigrad.testing.probes import Point, Wrong, cotangents, directions, signs
 from minigrad.testing.report import Finding, Report
 from minigrad.testing.subject import Subject
 
@@ -59,6 +59,26 @@ def judge(subject: Subject) -> Report:
     except Wrong as fault:
         looks = witness.shapeless(point)
         return Report(title, (Finding("fail", str(fault), looks=looks, formula=subject.formula),))
+
+
+@np.errstate(all="ignore")
+def unsymmetric(gradient: Subject, count: int) -> Finding | None:
+    """What is wrong if the derivative of a gradient, a Hessian, is not symmetric: ⟨w, H·v⟩ = ⟨v, H·w⟩, exactly.
+
+    Args:
+        gradient: a function of xs (`count` arrays) and cotangents u that returns J(x)ᵀu, the gradient of ⟨u, f(x)⟩.
+    """
+    point = Point(gradient)
+    n = sum(x.size for x in gradient.inputs[:count])
+    rng = np.random.default_rng(6)
+    v, w = (signs(rng, n) * np.exp2(-rng.integers(0, 8, n)) for _ in range(2))
+    a, b = point.pull(w)[:n], point.pull(v)[:n]
+    off, bound = abs(a @ v - b @ w), 2.0**12 * point.eps * (np.abs(a) @ np.abs(v) + np.abs(b) @ np.abs(w)) + TINY
+    if off > bound:
+        bound += NOISY * (point.pull_noise(w, lambda bar: bar[:n] @ v) + point.pull_noise(v, lambda bar: bar[:n] @ w))
+    if not off > bound:
+        return None
+    return Finding("fail", "the Hessian is not symmetric", "", f"⟨v, H·w⟩ = {a @ v:.12g}, but ⟨w, H·v⟩ = {b @ w:.12g}")
 
 
 def _writes(point: Point) -> bool:

@@ -105,7 +105,7 @@ class Point:
         """For outputs that don't change at all near the point, what they may hide by rounding: the largest of the
         numbers they are made from, as far as is known. (log_softmax of a leading 73 is 0, not -5e-34.) Others: 0."""
         f = self.along(self.anywhere)
-        still = [f(k * 1.37 * SPACING * self.eps) == self.y for k in range(-4, 5)]
+        still = [f(k * STRETCHES[0] * SPACING * self.eps) == self.y for k in range(-4, 5)]
         return np.all(still, axis=0) * max(float(np.max(np.abs(a))) for a in (self.x, self.y))
 
     @cached_property

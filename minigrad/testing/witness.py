@@ -35,7 +35,7 @@ def evidence(point: Point, u: Array, v: Array, truth: Truth, excess: Excess) -> 
     if len(inputs) == len(outputs) == 1:
         numbers = f"the VJP gives {x_bar[i] / u[j]:.12g}, {shown(truth, j, v[i])}"
     else:
-        numbers = f"along a direction the VJP gives {x_bar @ v:.12g}, {truth.oracle} {truth.low @ u:.12g}"
+        numbers = f"along a direction the VJP gives {x_bar @ v:.12g}, it is {truth.low @ u:.12g} by {truth.oracle}"
     kink = np.any(truth.low[outputs] < truth.high[outputs])
     return f"the VJP for {point.names(v)} is wrong", f"{where}, {to}", numbers, () if kink else _looks(point, i)
 
@@ -61,7 +61,7 @@ def shown(truth: Truth, j: int, step: float) -> str:
     low, high = sorted((truth.low[j] / step + 0.0, truth.high[j] / step + 0.0))
     bar = truth.error[j] / abs(step)
     if low == high:
-        return f"{truth.oracle} give {low:.12g} ± {bar:.0e}"
+        return f"it is {low:.12g} ± {bar:.0e} by {truth.oracle}"
     return f"but at this kink the slopes on either side are {low:.12g} and {high:.12g}, ± {bar:.0e}"
 
 

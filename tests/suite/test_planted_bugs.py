@@ -179,7 +179,7 @@ BUGS: dict[str, Bug] = {
     ),
     "one input forgotten": Bug(elementwise(np.subtract, a=lambda g: g, b=lambda g: g * 0.0), {"derivative": WRONG}),
     "an offset in a linear one": Bug(
-        linear(lambda x: 2.0 * x + 1.0, double), {"transpose": "but ⟨Jᵀu, v⟩", "derivative": "exact adjoints give"}
+        linear(lambda x: 2.0 * x + 1.0, double), {"transpose": "but ⟨Jᵀu, v⟩", "derivative": "by exact adjoints"}
     ),
     "a forgotten unbroadcast": Bug(
         forgotten_unbroadcast, {"transpose": "cotangent float64", "derivative": "expected a cotangent"}
