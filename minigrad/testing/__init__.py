@@ -47,7 +47,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'minigrad.testing' has no attribute {name!r}")
-    module = importlib.import_module(f"minigrad.testing.{_LAZY[name] or name}")
+    try:
+        module = importlib.import_module(f"minigrad.testing.{_LAZY[name] or name}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("hypothesis", "pytest"):
+            raise
+        needed = f"minigrad.testing.{name} needs {error.name}: pip install 'minigrad[testing]'"
+        raise ModuleNotFoundError(needed, name=error.name) from None
     return getattr(module, name) if _LAZY[name] else module
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import nn
+from minigrad import nn, testing
 from minigrad.core.op import Op, registry
 from minigrad.testing import Call, GradientError, assert_gradients, check, check_call, check_vjp
 from minigrad.testing.judge import unsymmetric
@@ -315,3 +316,12 @@ def test_the_point_is_not_changed() -> None:
     assert x.data.tolist() == [1.0, 2.0]
     assert array.tolist() == [3.0, 4.0]
     assert array.flags.writeable
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs no Hypothesis works without it; the rest says how to get it."""
+    monkeypatch.delitem(sys.modules, "minigrad.testing.suite", raising=False)
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    with pytest.raises(ModuleNotFoundError, match=r"op_suite needs hypothesis: pip install 'minigrad\[testing\]'"):
+        testing.op_suite
+    assert testing.check(mg.exp, 1.0)
