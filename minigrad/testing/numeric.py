@@ -26,6 +26,7 @@ CONVERGED = 2.0**-6  # an extrapolation that changes by more, relative to the qu
 SPACING = 512  # of the points of a noise table, in units of eps: beyond rounding, far below what the function feels
 STRETCHES = (1.37, 1.118)  # of the spacing: multiples of a power of two would all be rounded alike
 POINTS = 9  # of a noise table
+LEAST = 2.0**-1070  # of the rounding: the least numbers have no more digits
 COARSE = 2.0**-30  # between the unit roundoffs of float64 and float32
 
 
@@ -68,25 +69,27 @@ def noise(f: Function, eps: float, stretch: float = STRETCHES[0]) -> Array:
 
 
 def grain(f: Function, eps: float) -> float:
-    """In which unit roundoff a function computes: eps, or 2⁻²³ if some column consists of stairs that are as narrow.
+    """In which unit roundoff a function computes: eps, or 2⁻²³ if some column has the roughness of float32.
 
-    They look flat from near, where the function should rise by many eps, and no more at four times their width.
+    From near, that looks flat. Stairs do, too: but of the third differences of their values few are large, of those of
+    rounded values most, so the median tells; and wide stairs are rougher than rounding.
 
-    Example: a function of float64 that computes in float32, and wider stairs.
+    Example: a function of float64 that computes in float32, and stairs.
         >>> grain(lambda t: np.sin(np.array([1.0, 2.0 + t], np.float32)).astype(float), 2.0**-52) == 2.0**-23
         True
         >>> grain(lambda t: np.floor(1000.5 * np.array([1 + t])), 2.0**-52) == 2.0**-52
         True
     """
-    coarse = 2.0**-23
-    with np.errstate(all="ignore"):
-        values = _table(f, eps)
-        rise = np.abs(f(FIRST) - f(-FIRST)) / (2 * FIRST) * SPACING
-        flat = (np.mean(np.diff(values, axis=0) == 0, axis=0) > 0.3) & (rise > 4 * np.max(np.abs(values), axis=0))
+    flat = np.mean(np.diff(_table(f, eps), axis=0) == 0, axis=0) > 0.3
     if eps > COARSE or not np.any(flat):
         return eps
-    steps = np.diff(_table(f, coarse, 4 * STRETCHES[0] / SPACING), axis=0)
-    return coarse if np.any(flat & (np.mean(steps == 0, axis=0) < 0.3)) else eps
+    with np.errstate(all="ignore"):
+        for spacing in (4 * STRETCHES[0], 32 * STRETCHES[1]):
+            far = np.stack([f(spacing * k * 2.0**-23) for k in range(1, 3 * POINTS)])
+            rough = np.median(np.abs(np.diff(far, n=3, axis=0)), axis=0) / np.max(np.abs(far), axis=0)
+            if np.any(flat & (rough > 2.0**-27) & (rough < 2.0**-20)):
+                return 2.0**-23
+    return eps
 
 
 def extrapolated(quotients: Array, floors: Array, ratio: float) -> Slopes:
@@ -194,7 +197,7 @@ class Line:
 
     def _quotients(self, ups: Array, downs: Array, spans: Array) -> tuple[Array, Array]:
         with np.errstate(all="ignore"):
-            rounding = self.noise + self.eps / 2 * np.maximum(np.abs(ups), np.abs(downs))
+            rounding = self.noise + self.eps / 2 * np.maximum(np.abs(ups), np.abs(downs)) + LEAST
             return (ups - downs) / spans[:, None], 2 * rounding / np.abs(spans[:, None])
 
     def slopes(self, counts: Sequence[int] = ()) -> Slopes:
