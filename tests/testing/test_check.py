@@ -112,6 +112,29 @@ def test_many_outputs() -> None:
     assert not check_vjp(np.sin, lambda g, x: g * np.where(np.arange(len(x)) == 777, 1.5, 1.0) * np.cos(x), x)
 
 
+@pytest.mark.parametrize("error", [0.0, 1e-12])
+def test_how_small_an_error_is_seen_by_differences(error: float) -> None:
+    """|x| has no complex step; the bars of the differences leave no room for a hundred times the rounding."""
+    x = np.array([0.7, 1.3, 2.9])
+    report = check_vjp(lambda x: np.sin(np.abs(x)), lambda g, x: g * np.cos(x) * (1 + error), x)
+    assert report.oracle == "extrapolated differences"
+    assert report.verdict == ("fail" if error else "pass")
+
+
+@pytest.mark.parametrize(("entry", "error"), [(3, 0.5), (3, -1e-3), (17_000, 1e-7), (12_345, 1e-6)])
+def test_one_entry_of_many_thousands(entry: int, error: float) -> None:
+    """However small its slope is beside the others."""
+    w = np.geomspace(1e-6, 1.0, 20_000)
+    x = np.linspace(1.5, 2.5, len(w))
+    slip = np.where(np.arange(len(w)) == entry, 1 + error, 1.0)
+    f = lambda x: np.sum(w * np.exp(-x) * np.abs(x))
+    vjp = lambda g, x: g * w * np.exp(-x) * (1 - x) * slip
+    report = check_vjp(f, vjp, x)
+    assert report.verdict == "fail"
+    assert report.findings[0].entry == f"x[{entry}], output"
+    assert check_vjp(f, lambda g, x: vjp(g, x) / slip, x)
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.5, 1.0])
 def test_subgradients_of_relu(slope: float) -> None:
     relu = op(lambda x: np.maximum(x, 0), x=lambda g, x: g * mg.where(mg.equal(x, 0.0), slope, mg.greater(x, 0.0)))
