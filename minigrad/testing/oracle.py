@@ -23,6 +23,7 @@ Array = np.ndarray[Any, Any]
 BARS = 4.0  # how many error bars two values may be apart
 ROUNDINGS = 32.0  # and how many roundings of the terms that are summed
 AGAIN = 0.1875  # the first step of the second look: other samples than those at 1/4, 1/8, ...
+SHORTEST = 2.0**-800  # of directions that the complex step can take without underflow
 EXACT = "exact adjoints"
 COMPLEX = "the complex step"
 DIFFERENCES = "extrapolated differences"
@@ -97,6 +98,8 @@ def _complex_steps(point: Point, vs: Array, value: Array, error: Array) -> tuple
 
 
 def _complex_step(point: Point, v: Array, x: Array, step: float = STEP) -> Array | None:
+    if np.any((v != 0) & (np.abs(v) < SHORTEST)):
+        return None
     xs, vs = point.unstrung(x, point.inputs), point.unstrung(v, point.inputs)
     dots = derivative(point.subject.complex_forward, xs, vs, step)
     return None if dots is None else point.folded(dots)

@@ -51,6 +51,7 @@ class Point:
         units = []
         for x in self.inputs:
             size = np.abs(x.astype(np.float64).reshape(-1))
+            size = np.where(size > 0, np.maximum(size, 2.0**10 * np.finfo(x.dtype).tiny), 0.0)  # steps are no less
             largest = float(np.max(size, initial=0.0)) or 1.0
             units.append((np.full(x.size, largest), np.where(size > 0, size, largest)))
         none = np.ones(0)
