@@ -44,7 +44,7 @@ import numpy as np
 
 import minigrad as mg
 from benchmarks.derivatives import CASES, Case
-from benchmarks.overhead import interval, machine, print_table
+from benchmarks.overhead import interval, machine, print_table, write
 from minigrad.testing import check
 
 RESULTS = Path(__file__).parent / "results" / "checkers.json"
@@ -350,11 +350,7 @@ def main() -> None:
                 for i, case in enumerate(CASES)
             ],
         }
-        RESULTS.parent.mkdir(exist_ok=True)
-        draft = RESULTS.with_suffix(".tmp")
-        draft.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        draft.replace(RESULTS)
-        print(f"written to {RESULTS}")
+        write(results, RESULTS)
 
 
 if __name__ == "__main__":

@@ -358,6 +358,15 @@ def import_time(rounds: int) -> tuple[float, float, float]:
     return median(n for n, _ in pairs), median(m for _, m in pairs), median(m - n for n, m in pairs)
 
 
+def write(results: dict[str, Any], path: Path) -> None:
+    """Write results as JSON: to a draft, which then gets the name."""
+    path.parent.mkdir(exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    draft.replace(path)
+    print(f"written to {path}")
+
+
 def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Print a table, with rich if it is there."""
     try:
@@ -406,11 +415,7 @@ def main() -> None:
     else:
         results = overhead(arguments.rounds)
         if arguments.json:
-            RESULTS.parent.mkdir(exist_ok=True)
-            draft = RESULTS.with_suffix(".tmp")
-            draft.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-            draft.replace(RESULTS)
-            print(f"written to {RESULTS}")
+            write(results, RESULTS)
 
 
 if __name__ == "__main__":

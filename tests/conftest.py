@@ -1,11 +1,17 @@
-"""How Hypothesis runs: `dev` by default, `ci` where CI is set, and `deep` when asked for.
+"""What all tests share: operations that a test declares are forgotten, and how Hypothesis runs.
+
+Hypothesis has the profiles `dev`, the default, `ci` where CI is set, and `deep` when asked for.
 
 Choose with HYPOTHESIS_PROFILE=deep, or `pytest --hypothesis-profile=deep`.
 """
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from minigrad.core.op import registry
 
 # No deadlines anywhere: a test that fails on a slow machine says nothing about the code.
 settings.register_profile("dev", deadline=None, max_examples=50)
@@ -14,3 +20,12 @@ settings.register_profile(
     "deep", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture(autouse=True)
+def same_registry() -> Iterator[None]:
+    """Operations that a test declares are not in the registry after it."""
+    before = dict(registry)
+    yield
+    registry.clear()
+    registry.update(before)

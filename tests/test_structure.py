@@ -117,16 +117,6 @@ def run_examples(text: str, name: str, names: dict[str, object]) -> None:
     assert not failed, report.getvalue()
 
 
-@pytest.fixture
-def same_registry():
-    """Forget the operations that an example declared."""
-    before = dict(registry)
-    yield
-    registry.clear()
-    registry.update(before)
-
-
-@pytest.mark.usefixtures("same_registry")
 def test_examples_of_ops():
     """pytest collects the docstrings of functions and classes; those of Op records run here."""
     for op in list(registry.values()):
@@ -134,7 +124,6 @@ def test_examples_of_ops():
             run_examples(inspect.cleandoc(op.__doc__), op.name, {})
 
 
-@pytest.mark.usefixtures("same_registry")
 def test_examples_of_the_readme():
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)
     assert blocks

@@ -258,16 +258,16 @@ class _Trial:
         for p in range(len(self.vs)):
             excess = first.excess[:, p]
             if not np.all(excess <= 1):
-                again = self.generously(self.vs[p], self.look_again(p)).excess[:, 0]  # nan: it can't confirm the first
+                again = self.generously(self.vs[p], self.again(p)).excess[:, 0]  # nan: it can't confirm the first
                 excess = np.where(np.isnan(excess), again, np.minimum(excess, again))
                 if np.any(excess > 1):
-                    self.disagrees(int(np.nanargmax(excess)), self.vs[p], self.look_again(p))
+                    self.disagrees(int(np.nanargmax(excess)), self.vs[p], self.again(p))
             self.worst = max(self.worst, float(np.nanmax(np.nan_to_num(excess))))
             if self.findings:
                 return
         self.resolution(first)
 
-    def look_again(self, p: int) -> Truth:
+    def again(self, p: int) -> Truth:
         """The second look along direction p, taken once."""
         if p not in self.looked:
             self.looked[p] = look_again(self.point, self.vs[p], self.truth.along(p))
@@ -323,7 +323,7 @@ class _Trial:
                 return
             if not np.any(missing[:, v != 0]):
                 continue
-            known[:, p] |= self.settled(v, longer_steps(point, v, self.truth.along(p), self.look_again(p)))
+            known[:, p] |= self.settled(v, longer_steps(point, v, self.truth.along(p), self.again(p)))
             own = v * point.own / point.common  # shorter steps, for what is smaller than its array
             if np.any(own != v) and not np.all(known[:, p]) and not self.findings:
                 known[:, p] |= self.settled(own, second_look(point, own))
@@ -331,7 +331,7 @@ class _Trial:
                 return
         if np.any(known.astype(float) @ moved == 0):
             p = int(np.argmin(np.all(known, axis=0)))
-            truth = longer_steps(point, self.vs[p], self.truth.along(p), self.look_again(p))
+            truth = longer_steps(point, self.vs[p], self.truth.along(p), self.again(p))
             self.findings.append(witness.undecided(point, self.vs[p], truth))
 
     def settled(self, v: Array, truth: Truth) -> Array:
@@ -357,7 +357,7 @@ class _Trial:
                 return
             truth, extra = self.truth.along(p), self.noise[p]
             if np.any(off := self.jvp_is_off(dot, truth, largest, extra) & (not self.far(v))):
-                truth = self.look_again(p)
+                truth = self.again(p)
                 quiet = point.push_noise(v, lambda dot: dot)
                 off &= self.jvp_is_off(dot, truth, largest, extra + NOISY / BARS * quiet)
             if np.any(off):

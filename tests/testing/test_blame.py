@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.core.op import Op, registry
+from minigrad.core.op import Op
 from minigrad.testing import blame
 
 rng = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    before = dict(registry)
-    yield
-    registry.clear()
-    registry.update(before)
 
 
 def slip(factor: float) -> Op:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -19,16 +19,6 @@ from minigrad.testing.judge import unsymmetric
 from minigrad.testing.subject import OfTensors
 
 rng = np.random.default_rng(0)
-CUBE = lambda x: x * x * x
-
-
-@pytest.fixture(autouse=True)
-def own_registry() -> Iterator[None]:
-    """What a test declares is not in the registry after it."""
-    before = dict(registry)
-    yield
-    registry.clear()
-    registry.update(before)
 
 
 def op(forward: Callable[..., Any], **vjp: Any) -> Op:

@@ -36,14 +36,6 @@ def simplest(strategy: Any, condition: Any = lambda x: True) -> Any:
     return find(strategy, condition, settings=same)
 
 
-@pytest.fixture(autouse=True)
-def same_registry():
-    before = dict(registry)
-    yield
-    registry.clear()
-    registry.update(before)
-
-
 # Arrays
 
 

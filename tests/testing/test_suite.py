@@ -39,13 +39,6 @@ TestPowers = op_suite(
 )
 
 
-@pytest.fixture(autouse=True)
-def same_registry():
-    yield
-    registry.clear()
-    registry.update(before)
-
-
 def checks_of(suite: type) -> list[str]:
     """The names of the checks that pytest would run."""
     return next(mark.args[1] for mark in suite.test.pytestmark if mark.name == "parametrize")
