@@ -198,7 +198,8 @@ class Line:
     def _quotients(self, ups: Array, downs: Array, spans: Array) -> tuple[Array, Array]:
         with np.errstate(all="ignore"):
             rounding = self.noise + self.eps / 2 * np.maximum(np.abs(ups), np.abs(downs)) + LEAST
-            return (ups - downs) / spans[:, None], 2 * rounding / np.abs(spans[:, None])
+            quotients = (ups - downs) / spans[:, None]
+            return np.where(np.isfinite(quotients), quotients, np.nan), 2 * rounding / np.abs(spans[:, None])
 
     def slopes(self, counts: Sequence[int] = ()) -> Slopes:
         """The derivatives at 0, by central differences: of so many steps, or of more if that was too few."""

@@ -338,3 +338,8 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"op_suite needs hypothesis: pip install 'minigrad\[testing\]'"):
         testing.op_suite
     assert testing.check(mg.exp, 1.0)
+
+
+def test_an_infinity_near_the_point_is_no_slope() -> None:
+    """1 to the power -1e30 is 0 on one side of 1 and infinite on the other, within the rounding of 1."""
+    assert check(mg.pow, np.array(1.0), np.array(-1e30)).verdict == "unsure"

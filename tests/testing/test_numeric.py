@@ -68,8 +68,14 @@ def test_both_sides_of_a_kink(left: float, right: float) -> None:
 
 @pytest.mark.parametrize(
     "f",
-    [lambda t: float(t > 0), lambda t: np.sign(t), lambda t: np.cbrt(t), lambda t: np.sin(1e14 * (1 + t))],
-    ids=["step", "sign", "vertical tangent", "chaos"],
+    [
+        lambda t: float(t > 0),
+        lambda t: np.sign(t),
+        lambda t: np.cbrt(t),
+        lambda t: np.sin(1e14 * (1 + t)),
+        lambda t: 0.0 if abs(t) > 0.1 else -np.inf if t else 1.0,
+    ],
+    ids=["step", "sign", "vertical tangent", "chaos", "infinite nearby"],
 )
 def test_without_a_slope(f: Callable[[float], float]) -> None:
     assert Line(lambda t: np.array([f(t)]), EPS, least=1e-16).slopes().error[0] == np.inf
