@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from minigrad import ops
+from minigrad import kernels, ops
 from minigrad.anomaly import detect_anomaly
 from minigrad.checkpoint import checkpoint
 from minigrad.core.mode import debug, enable_grad, grad_enabled, no_grad
@@ -55,6 +55,7 @@ __all__ = [
     "io",
     "jacobian",
     "jvp",
+    "kernels",
     "linspace",
     "nn",
     "no_grad",

@@ -1,4 +1,5 @@
-"""What the engine asks of arrays from outside: a dtype that it computes with, and that nobody can change them."""
+"""What the engine asks of arrays from outside: a dtype that it computes with, and that nobody can change them; and how
+errors describe them."""
 
 from __future__ import annotations
 
@@ -42,3 +43,18 @@ def frozen(x: Any) -> np.ndarray:
         array = array.astype(array.dtype.newbyteorder("="))
     array.setflags(write=False)
     return array
+
+
+def constant(a: Any) -> Any:
+    """An input that is no value: scalars stay weak, NumPy's too; arrays are made safe from later changes."""
+    if (kind := type(a)) is float or kind is int:
+        return a
+    a = a.item() if isinstance(a, np.generic) else a
+    return a if isinstance(a, (float, int)) else frozen(a)
+
+
+def describe(x: Any) -> str:
+    """'float32 (2, 3)' for an array, the number itself for a scalar."""
+    if isinstance(x, tuple):
+        return f"({', '.join(map(describe, x))})"
+    return f"{x.dtype} {x.shape}" if isinstance(x, np.ndarray) else repr(x)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.arrays import frozen
+from minigrad.arrays import describe, frozen
 from minigrad.core.mode import Watcher, changed, watching
-from minigrad.core.op import Op, describe
+from minigrad.core.op import Op
 from minigrad.core.value import Value
 from minigrad.source import Place, line
 
@@ -101,7 +101,7 @@ class Tape(Watcher):
             now[id(old)] = value
         with np.errstate(all="ignore"):  # as in backward, most of whose operations stand here, too
             for op, arrays, params, output, _ in self.entries:
-                y = op.forward(*(now.get(id(a), a) for a in arrays), **params)
+                y = op.run(*(now.get(id(a), a) for a in arrays), **params)
                 y = tuple(map(np.asarray, y)) if isinstance(y, (tuple, list)) else np.asarray(y)
                 if describe(y) != describe(output):
                     raise ValueError(

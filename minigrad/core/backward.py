@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.arrays import describe
 from minigrad.core.adjoint import add, cast, sum_to
 from minigrad.core.mode import USUAL, Watcher, changed, current
 from minigrad.core.node import Leaf, Node
-from minigrad.core.op import Part, describe, pick
+from minigrad.core.op import Part, pick
 from minigrad.core.value import Value, raw
 from minigrad.source import line
 

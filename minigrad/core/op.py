@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minigrad.arrays import check_dtype, frozen
+from minigrad.arrays import check_dtype, constant, describe
 from minigrad.core.mode import current
 from minigrad.core.node import Node, birth
 from minigrad.core.value import Like, Value
+from minigrad.kernels.dispatch import dispatched
 
 Rule = Callable[..., Any]
 
@@ -66,7 +67,7 @@ class Plan:
         spans = [slice(end - len(op.uses[name]), end) for name, end in zip(needed, ends, strict=True)]
         uses = spans if len(needed) > 1 else [None]
         self.pulls = [(op.inputs.index(n), op.vjp[n], used) for n, used in zip(needed, uses, strict=bool(needed))]
-        self.fused_pulls = [(i, op.fused.get(op.inputs[i], rule), used) for i, rule, used in self.pulls]
+        self.fused_pulls = [(i, op.fastest(op.inputs[i], rule), used) for i, rule, used in self.pulls]
 
     def noting(self, **notes: Any) -> Plan:
         """A copy of this plan with `where` or `owner` noted."""
@@ -100,6 +101,9 @@ class Op:
             cotangent of that input (for `*xs`: a sequence of them). The engine sums it over broadcast axes, casts it to
             the input's dtype and adds it up. An input without a rule is a constant.
         fused: for some inputs a faster form of the rule, of the same parameters, for arrays alone; with the same bits.
+        kernels: machine code for the forward ('y') or the rule of an input: a function of the same parameters with the
+            same numbers to rounding, or NotImplemented for what it can't do; and how many elements the first array must
+            have for it to be faster.
         kind: 'elementwise' (broadcasts; the Jacobian is diagonal), 'linear', 'bilinear', or 'other'.
         formula: forward and rules as documents print them.
         signature: core dimensions in the manner of NumPy's generalised ufuncs, where leading ones broadcast.
@@ -121,6 +125,7 @@ class Op:
     vjp: Mapping[str, Rule] = field(default_factory=dict)
     _: KW_ONLY
     fused: Mapping[str, Rule] = field(default_factory=dict)
+    kernels: Mapping[str, tuple[Rule, int]] = field(default_factory=dict)
     kind: str = "other"
     formula: str = ""
     signature: str = ""
@@ -135,16 +140,23 @@ class Op:
         self.__name__ = self.__qualname__ = self.name
         self.inputs, self.params, self.star = _signature(self.forward)
         self.likes = [f"like_{i}" for i in self.inputs]
-        if unknown := {*self.vjp, *self.fused, *self.domain} - set(self.inputs):
+        if unknown := {*self.vjp, *self.fused, *self.kernels, *self.domain} - {"y", *self.inputs}:
             raise ValueError(f"Op {self.name!r} has no inputs {sorted(unknown)}; its inputs are {list(self.inputs)}")
         self.uses = {i: self._asked(i, rule) for i, rule in self.vjp.items()}
-        if any(self._asked(i, rule) != self.uses.get(i) for i, rule in self.fused.items()):
-            raise ValueError(f"Op {self.name!r}: a fused rule asks for what the rule asks for, in the same order")
+        faster = [*self.fused.items(), *((i, kernel) for i, (kernel, _) in self.kernels.items() if i != "y")]
+        if any(self._asked(i, rule) != self.uses.get(i) for i, rule in faster):
+            raise ValueError(f"Op {self.name!r}: a faster rule asks for what the rule asks for, in the same order")
+        self.run = self.fastest("y", self.forward)
         self._plans: dict[int, Plan] = {}
         registry[self.name] = self
 
     def __repr__(self) -> str:
         return f"<Op {self.name}: {self.formula or self.kind}>"
+
+    def fastest(self, name: str, function: Rule) -> Rule:
+        """The function for arrays, the forward ("y") or the rule of an input, by the kernel where it is worth it."""
+        function = self.fused.get(name, function)
+        return dispatched(function, *self.kernels[name]) if name in self.kernels else function
 
     def _asked(self, name: str, rule: Rule) -> tuple[str, ...]:
         """What the rule of an input asks for beyond the cotangent."""
@@ -176,13 +188,13 @@ class Op:
                 if p is not None and p.requires_grad:
                     mask = 1
             elif isinstance(b, Value):
-                a = _constant(a)
+                a = constant(a)
             if isinstance(b, Value):
                 cls, q, b = cls or type(b), b.node, b.array
                 if q is not None and q.requires_grad:
                     mask |= 2
             elif cls is not None:
-                b = _constant(b)
+                b = constant(b)
             arrays, parents = (a, b), (p, q)
         elif len(args) == 1 and isinstance(args[0], Value):
             (a,) = args
@@ -192,10 +204,10 @@ class Op:
         else:
             cls, mask, arrays, parents = _taken_apart(args)
         if cls is None:
-            y = self.forward(*args, **params)
+            y = self.run(*args, **params)
             return y if type(y) is _ndarray else _as_arrays(y)
         try:
-            y = self.forward(*arrays, **params) if params else self.forward(*arrays)
+            y = self.run(*arrays, **params) if params else self.run(*arrays)
         except Exception as error:
             raise self._explained(error, arrays) from error
         if type(y) is not _ndarray:
@@ -245,25 +257,10 @@ class Op:
         return type(error)(text) if type(error) in (ValueError, TypeError, IndexError) else ValueError(text)
 
 
-def describe(x: Any) -> str:
-    """'float32 (2, 3)' for an array, the number itself for a scalar."""
-    if isinstance(x, tuple):
-        return f"({', '.join(map(describe, x))})"
-    return f"{x.dtype} {x.shape}" if isinstance(x, _ndarray) else repr(x)
-
-
 def like(x: Any) -> Any:
     """The shape and dtype of an input."""
     x = x if isinstance(x, (_ndarray, tuple)) else np.asarray(x)
     return Like(x.shape, x.dtype) if type(x) is not tuple else tuple(map(like, x))
-
-
-def _constant(a: Any) -> Any:
-    """An input that is no value: scalars stay weak, NumPy's too; arrays are made safe from later changes."""
-    if (kind := type(a)) is float or kind is int:
-        return a
-    a = a.item() if isinstance(a, np.generic) else a
-    return a if isinstance(a, (float, int)) else frozen(a)
 
 
 def _taken_apart(args: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tuple[Any, ...]]:
@@ -275,7 +272,7 @@ def _taken_apart(args: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tupl
         return None, 0, args, ()
     parents = tuple(a.node if isinstance(a, Value) else None for a in args)
     mask = sum(1 << i for i, p in enumerate(parents) if p is not None and p.requires_grad)
-    return type(first), mask, tuple(a.array if isinstance(a, Value) else _constant(a) for a in args), parents
+    return type(first), mask, tuple(a.array if isinstance(a, Value) else constant(a) for a in args), parents
 
 
 class Outputs(tuple):

@@ -73,7 +73,8 @@ def _with_rule(op: Op, name: str, rule: Rule) -> Op:
     """The operation with another rule for one input, on arrays too; the registry stays as it is."""
     before = registry.get(op.name)
     fused = {n: faster for n, faster in op.fused.items() if n != name}
-    mutant = dataclasses.replace(op, vjp={**op.vjp, name: rule}, fused=fused)
+    kernels = {n: kernel for n, kernel in op.kernels.items() if n != name}
+    mutant = dataclasses.replace(op, vjp={**op.vjp, name: rule}, fused=fused, kernels=kernels)
     if before is None:
         del registry[op.name]
     else:

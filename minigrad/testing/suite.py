@@ -18,6 +18,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, currently_in_test_context, given, settings, target
 from hypothesis import strategies as st
 
+from minigrad import kernels
 from minigrad.core.op import Op
 from minigrad.core.value import Like
 from minigrad.ops.manipulation import concat, reshape
@@ -590,8 +592,8 @@ def saved(call: Call) -> None:
 
 @checked(values=("exact", "ordinary", "extreme"))
 def three_ways(call: Call) -> None:
-    """A rule on arrays, on tensors and under a tape gives the same bits."""
-    with np.errstate(all="ignore"):
+    """A rule on arrays, on tensors and under a tape gives the same bits, kernels apart: they are for arrays alone."""
+    with np.errstate(all="ignore"), kernels.use("numpy") if {*call.op.kernels} & {*call.op.inputs} else nullcontext():
         us = cotangents(call)
         want = gradients(call, us)
         ways = {"on tensors": gradients(call, us, create_graph=True)}
@@ -616,7 +618,7 @@ def each_alone(call: Call) -> None:
 @checked(lambda op: bool(op.fused), values=("ordinary", "extreme"), sizes=LINE)
 def fused(call: Call) -> None:
     """The faster form of a rule gives the bits of the rule."""
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), kernels.use("numpy"):
         y = np.asarray(call.op(*call.arrays, **call.params))
         u = exact_numbers(y.shape, rng_for(call), y.dtype)
         likes = {f"like_{name}": Like(x.shape, x.dtype) for name, x in zip(call.names, call.arrays, strict=True)}
@@ -625,6 +627,25 @@ def fused(call: Call) -> None:
             args = [at_hand[n] for n in call.op.uses[name]]
             rule = call.op.vjp[name]
             same_bits(faster(u, *args), rule(u, *args), f"cotangents of {name!r} by the rule and by its faster form")
+
+
+@checked(lambda op: bool(op.kernels), values=("ordinary", "extreme", "nonfinite"), sizes=LINE, dtype=FLOATS)
+def by_kernel(call: Call) -> None:
+    """Kernels give NumPy's numbers to rounding, forward and backward."""
+
+    def computed(mode: str) -> list[Array]:
+        with np.errstate(all="ignore"), kernels.use(mode):
+            return results(call, cotangents(call) if call.spots else [])
+
+    for got, want in zip(computed("numba"), computed("numpy"), strict=True):
+        insist((got.dtype, got.shape) == (want.dtype, want.shape), f"{got.dtype} {got.shape}, not {want.dtype}")
+        if got.dtype.kind == "f":
+            rtol = 64 * float(np.finfo(got.dtype).eps)
+            largest = np.max(np.abs(want), initial=0.0, where=np.isfinite(want))
+            close = np.isclose(got, want, rtol, rtol * largest + np.finfo(got.dtype).tiny, equal_nan=True)
+            insist(close.all(), f"by kernel {got[~close]}, by NumPy {want[~close]}")
+        else:
+            insist(np.array_equal(got, want), f"by kernel {got}, by NumPy {want}")
 
 
 # Tests made of checks

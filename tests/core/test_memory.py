@@ -278,11 +278,11 @@ class Elements:
         self.total = 0
         self.calls = {}
         for op in list(registry.values()):
-            monkeypatch.setattr(op, "forward", self.counting(op.name, op.forward))
+            monkeypatch.setattr(op, "run", self.counting(op.name, op.run))
 
-    def counting(self, name, forward):
+    def counting(self, name, run):
         def counted(*arrays, **params):
-            y = forward(*arrays, **params)
+            y = run(*arrays, **params)
             self.calls[name] = self.calls.get(name, 0) + 1
             for a in (*arrays, *(y if isinstance(y, tuple) else (y,))):
                 # a slice's input costs nothing

@@ -50,6 +50,7 @@ class Composite:
     domain: dict[str, tuple[float, float]] = field(default_factory=dict)
     params: tuple[str, ...] = ()
     fused: dict[str, Any] = field(default_factory=dict)
+    kernels: dict[str, Any] = field(default_factory=dict)
     formula: str = ""
 
     @property

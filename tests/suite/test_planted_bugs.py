@@ -235,6 +235,13 @@ BUGS: dict[str, Bug] = {
         elementwise(np.tanh, {"fused": {"x": rounded_tanh}}, x=lambda g, x: g / mg.square(mg.cosh(x))),
         {"fused": "faster form differ", "three_ways": "differ"},
     ),
+    "a kernel that is slightly off": Bug(
+        elementwise(np.tanh, {"kernels": {"y": (lambda x: np.tanh(x) * (1 + 1e-4), 0)}}, x=lambda g, x: g),
+        {"by_kernel": "by NumPy"},
+    ),
+    "a kernel of the rule that forgets": Bug(
+        elementwise(np.negative, {"kernels": {"x": (lambda g: g, 0)}}, x=lambda g: -g), {"by_kernel": "by NumPy"}
+    ),
     "rows taken for granted": Bug(
         linear(lambda x: x.reshape(len(x), -1).reshape(x.shape), lambda g: g), {"empty_or_0d": "unsized|reshape"}
     ),

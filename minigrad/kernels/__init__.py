@@ -1,0 +1,14 @@
+"""Kernels: machine code for what takes time, written in Numba. Arrays in, arrays out; nothing here knows of tensors.
+
+Read `simd` (vectors) and `simd_math` (formulas on them) first, then a family: `activations`, `matmul`, `reductions`,
+`losses`, `convolution`, `optimisers`, `scatter`, `random` are what Python calls, and the module of the same name in
+`code` is what is compiled. `native` turns that into machine code, which `store` keeps on disk, and `threads` shares
+the work out.
+
+Importing this compiles nothing, and does not import Numba. `use("numpy")` turns all kernels off.
+"""
+
+from minigrad.kernels.dispatch import use
+from minigrad.kernels.threads import num_threads, set_num_threads
+
+__all__ = ["num_threads", "set_num_threads", "use"]

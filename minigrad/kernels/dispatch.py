@@ -1,0 +1,93 @@
+"""Which of the two runs an operation on arrays: NumPy, or the kernel.
+
+The record of an operation names its kernel and says from how many elements on it is worth its call (`least`: measured,
+see the operation). `use` overrides that for everything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from inspect import signature
+from math import inf
+from typing import Any
+
+import numpy as np
+
+# By what `least` is multiplied: so one comparison decides. Numba's own switch turns compilation off from the start.
+MODES = {"numpy": inf, "auto": 1.0, "numba": 0.0}
+_scale = MODES["numpy" if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0") else "auto"]
+
+_ndarray = np.ndarray
+
+
+def use(mode: str) -> AbstractContextManager[None]:
+    """Run operations by NumPy alone ("numpy"), by kernels wherever there is one ("numba"), or by the faster ("auto").
+
+    It holds for the whole process, from now on; as a context manager, until the end of the block. At first it is
+    "auto". The numbers are the same to rounding, and so are random streams.
+
+    Raises:
+        ValueError: another mode.
+
+    Example:
+        >>> import numpy as np, minigrad as mg
+        >>> with mg.kernels.use("numpy"):
+        ...     mg.exp(mg.Tensor([0.0])).data
+        array([1.])
+    """
+    global _scale
+    if mode not in MODES:
+        raise ValueError(f"use: expected one of {', '.join(MODES)}, got {mode!r}")
+    before, _scale = _scale, MODES[mode]
+    return _Restoring(before)
+
+
+class _Restoring(AbstractContextManager[None]):
+    def __init__(self, scale: float):
+        self.scale = scale
+
+    def __exit__(self, *_: Any) -> None:
+        global _scale
+        _scale = self.scale
+
+
+def dispatched(numpy: Callable[..., Any], kernel: Callable[..., Any], least: int) -> Callable[..., Any]:
+    """A function that runs the kernel for first inputs of at least so many elements, and NumPy's where it declines.
+
+    Args:
+        numpy: a function of arrays.
+        kernel: another of the same parameters, which returns NotImplemented for what it can't do.
+        least: elements of the first input from which on the kernel is faster.
+
+    Example:
+        >>> import numpy as np
+        >>> double = dispatched(lambda x: x + x, lambda x: NotImplemented, least=100)
+        >>> double(np.ones((2, 2)))
+        array([[2., 2.],
+               [2., 2.]])
+    """
+
+    def run(x: Any, *rest: Any, **params: Any) -> Any:
+        if type(x) is _ndarray and x.size >= least * _scale:  # 0·∞, no least and no kernels, is less than nothing
+            y = kernel(x, *rest, **params)
+            if y is not NotImplemented:
+                return y
+        return numpy(x, *rest, **params)
+
+    # The same for one and for two arguments: to pass on any number costs a tenth of a small operation.
+    def run_one(x: Any) -> Any:
+        if type(x) is _ndarray and x.size >= least * _scale and (y := kernel(x)) is not NotImplemented:
+            return y
+        return numpy(x)
+
+    def run_two(x: Any, z: Any) -> Any:
+        if type(x) is _ndarray and x.size >= least * _scale and (y := kernel(x, z)) is not NotImplemented:
+            return y
+        return numpy(x, z)
+
+    given = signature(kernel).parameters.values()
+    plain = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in given)
+    usual: dict[int, Callable[..., Any]] = {1: run_one, 2: run_two}
+    return usual.get(len(given), run) if plain else run

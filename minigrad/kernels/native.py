@@ -1,0 +1,161 @@
+"""Numba functions as machine code: compiled once, kept on disk, and called from Python without Numba.
+
+What runs is a plain function of addresses and numbers. Around it goes an entry that Python calls directly
+(METH_FASTCALL): it takes the arrays' data pointers out of the arguments, lets other Python threads run, and calls the
+function once for each chunk of the work, here or on the threads of the pool. That costs a tenth of a microsecond.
+With a warm cache neither Numba nor the kernels' sources are imported: llvmlite links the object code that was kept.
+
+The entry trusts its caller: the functions in the modules of `minigrad.kernels` check shapes, dtypes and strides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from minigrad.kernels import store
+from minigrad.kernels.control import control
+
+# Held by who compiles or links, and by who forks: so a child never inherits half of it.
+_building = RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_building.acquire, after_in_parent=_building.release, after_in_child=_building.release)
+
+REALS = {np.dtype(np.float32): "float32", np.dtype(np.float64): "float64"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Numba function, and its arguments: 'real*', 'int64*', 'uint8*' (arrays), 'real', 'int' (numbers), in a row.
+
+    After these the function gets the number of the chunk that it is to do, from 0.
+    """
+
+    function: Callable[..., None]
+    arguments: str
+
+
+class Kernel(dict[Any, Callable[..., None]]):
+    """One kernel for each dtype: `kernel[x.dtype](x, y, n, chunks)`, compiled or loaded when it is first asked for.
+
+    Args:
+        module: of `minigrad.kernels.code`, where `SOURCES[name]` is its Source.
+    """
+
+    def __init__(self, module: str, name: str):
+        self.module, self.name = module, name
+
+    def _symbol(self, dtype: np.dtype[Any]) -> str:
+        return f"{self.module}_{self.name}_{REALS[dtype]}"
+
+    def __missing__(self, dtype: np.dtype[Any]) -> Callable[..., None]:
+        with _building:
+            if dtype not in self:
+                symbol = self._symbol(dtype)
+                code = store.fetch(symbol, lambda: self._compiled(symbol, REALS[dtype]))
+                self[dtype] = _callable(symbol, code)
+            return self[dtype]
+
+    def _compiled(self, symbol: str, real: str) -> bytes:
+        source = importlib.import_module(f"minigrad.kernels.code.{self.module}").SOURCES[self.name]
+        return object_code(symbol, source, real)
+
+    def chunk_function(self, dtype: np.dtype[Any]) -> int:
+        """The address of `void (int64 *slots, int64 chunk)`, for other machine code to call."""
+        self[dtype]  # is linked, if it was not
+        return int(_linker().get_function_address(self._symbol(dtype) + "_chunk"))
+
+
+def object_code(symbol: str, source: Source, real: str) -> bytes:
+    """Machine code of a kernel, with its entry under this name."""
+    from numba import njit, types
+    from numba.core import compiler_lock
+
+    from minigrad.kernels.code.entry import add_entry
+
+    kinds = source.arguments.split()
+    scalars = {"real": getattr(types, real), "int": types.int64, "int64": types.int64, "uint8": types.uint8}
+    typed = [types.CPointer(scalars[k[:-1]]) if k.endswith("*") else scalars[k] for k in kinds]
+    with compiler_lock.global_compiler_lock:
+        function = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(source.function)
+        function.compile((*typed, types.int64))
+        (result,) = function.overloads.values()
+        context = result.target_context
+        library = context.codegen().create_library(symbol)
+        module = library.create_ir_module(symbol)
+        add_entry(module, symbol, context, result, kinds)
+        library.add_ir_module(module)
+        library.add_linking_library(result.library)
+        library.enable_object_caching()
+        library.finalize()
+        return bytes(library._get_compiled_object())
+
+
+@cache
+def _linker() -> Any:
+    """LLVM's linker, which lives as long as the process."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    for name in FROM_PYTHON:
+        llvm.add_symbol(name, ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value)
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+
+
+FROM_PYTHON = (
+    "PyEval_SaveThread",
+    "PyEval_RestoreThread",
+    "PyLong_AsSsize_t",
+    "PyFloat_AsDouble",
+    "Py_IncRef",
+    "PyErr_Occurred",
+    "PyObject_CallNoArgs",
+    "PyThread_acquire_lock",
+    "PyThread_release_lock",
+    "_Py_NoneStruct",
+)
+
+
+class _MethodDef(ctypes.Structure):
+    """CPython's PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("method", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+_FASTCALL = 0x80
+_definitions: list[_MethodDef] = []  # CPython keeps a pointer to each
+
+
+def _linked(symbol: str, code: bytes) -> int:
+    """The address of a function of object code, once its references are resolved."""
+    import llvmlite.binding as llvm
+
+    linker = _linker()
+    linker.add_object_file(llvm.ObjectFileRef.from_data(code))
+    linker.finalize_object()
+    return int(linker.get_function_address(symbol))
+
+
+def _callable(symbol: str, code: bytes) -> Callable[..., None]:
+    """Object code as a Python function."""
+    definition = _MethodDef(symbol.encode(), _linked(symbol, code), _FASTCALL, None)
+    _definitions.append(definition)
+    make = ctypes.pythonapi.PyCFunction_NewEx
+    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
+    function: Callable[..., None] = make(ctypes.addressof(definition), control, None)
+    return function

@@ -1,0 +1,559 @@
+"""Vectors: numbers in the registers of the processor, for formulas and for Numba functions.
+
+`V` wraps a value of LLVM's intermediate representation, a scalar or a vector of any width, so that a formula in plain
+Python (`x / (1.0 + exp(-x))`) writes the instructions for it, once for float32 and float64, scalars and vectors of
+every processor. Python numbers in a formula are constants.
+
+`Vector` is the Numba type of the widest vector that the processor has. `compiled(formula)` makes a formula callable
+from Numba functions, on vectors as on floats; operators, `load` and `store` (whose last argument says how many lanes
+count), `total` and `largest` are there too. So kernels are written with vectors and leave nothing to the mercy of an
+automatic vectoriser.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+def _features() -> set[str]:
+    """What the processor that code is made for can do; Numba's environment variable can pretend another one."""
+    given = os.environ.get("NUMBA_CPU_FEATURES")
+    if given is not None:
+        return {f[1:] for f in given.split(",") if f.startswith("+")}
+    return {name for name, there in llvm.get_host_cpu_features().items() if there}
+
+
+FEATURES = _features()
+ARM = platform.machine().lower() in ("arm64", "aarch64")
+WIDTH = 64 if "avx512f" in FEATURES else 32 if {"avx2", "fma"} <= FEATURES else 16  # bytes in a vector
+REGISTERS = 32 if WIDTH == 64 or ARM else 16  # how many vectors the processor holds
+FUSED = ARM or "fma" in FEATURES  # whether x·y + z is one instruction
+
+
+def is_float(t: Any) -> bool:
+    return isinstance(t, (ir.FloatType, ir.DoubleType))
+
+
+def bits_of(t: Any) -> int:
+    """The size of a scalar type in bits."""
+    return 32 if isinstance(t, ir.FloatType) else 64 if isinstance(t, ir.DoubleType) else t.width
+
+
+class V:
+    """A scalar or a vector in a register, with the operators that make instructions of it.
+
+    Args:
+        builder: where instructions go.
+        value: LLVM's value, of floats, integers or truth values (i1).
+    """
+
+    __slots__ = ("builder", "value")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, builder: ir.IRBuilder, value: Any):
+        self.builder, self.value = builder, value
+
+    @property
+    def type(self) -> Any:
+        return self.value.type
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes a vector has; 0 for a scalar."""
+        return self.type.count if isinstance(self.type, ir.VectorType) else 0
+
+    @property
+    def element(self) -> Any:
+        """The type of a lane."""
+        return self.type.element if self.lanes else self.type
+
+    def shaped(self, element: Any) -> Any:
+        """The type with as many lanes as this one, of another element."""
+        return ir.VectorType(element, self.lanes) if self.lanes else element
+
+    def constant(self, x: Any) -> V:
+        """A number in the type of this value, in every lane."""
+        x = float(np.float32(x) if isinstance(self.element, ir.FloatType) else x) if is_float(self.element) else int(x)
+        return V(self.builder, ir.Constant(self.type, [x] * self.lanes if self.lanes else x))
+
+    def like(self, x: Any) -> V:
+        """x with as many lanes as this value: numbers become constants, scalars are copied into every lane."""
+        if not isinstance(x, V):
+            return self.constant(x)
+        return splat(x, self.lanes) if self.lanes and not x.lanes else x
+
+    def _pair(self, other: Any) -> tuple[V, V]:
+        left = self if not isinstance(other, V) or self.lanes else other.like(self)
+        return left, left.like(other)
+
+    def _arithmetic(self, other: Any, floats: str, integers: str, swapped: bool = False) -> V:
+        a, b = self._pair(other)
+        a, b = (b, a) if swapped else (a, b)
+        name = floats if is_float(a.element) else integers
+        return V(self.builder, getattr(self.builder, name)(a.value, b.value))
+
+    def __add__(self, other: Any) -> V:
+        return self._arithmetic(other, "fadd", "add")
+
+    def __sub__(self, other: Any) -> V:
+        return self._arithmetic(other, "fsub", "sub")
+
+    def __mul__(self, other: Any) -> V:
+        return self._arithmetic(other, "fmul", "mul")
+
+    def __truediv__(self, other: Any) -> V:
+        return self._arithmetic(other, "fdiv", "sdiv")
+
+    def __radd__(self, other: Any) -> V:
+        return self + other
+
+    def __rmul__(self, other: Any) -> V:
+        return self * other
+
+    def __rsub__(self, other: Any) -> V:
+        return self._arithmetic(other, "fsub", "sub", swapped=True)
+
+    def __rtruediv__(self, other: Any) -> V:
+        return self._arithmetic(other, "fdiv", "sdiv", swapped=True)
+
+    def __neg__(self) -> V:
+        return V(self.builder, (self.builder.fneg if is_float(self.element) else self.builder.neg)(self.value))
+
+    def _compared(self, sign: str, other: Any) -> V:
+        a, b = self._pair(other)
+        name = "icmp_signed" if not is_float(a.element) else "fcmp_unordered" if sign == "!=" else "fcmp_ordered"
+        return V(self.builder, getattr(self.builder, name)(sign, a.value, b.value))
+
+    def __lt__(self, other: Any) -> V:
+        return self._compared("<", other)
+
+    def __le__(self, other: Any) -> V:
+        return self._compared("<=", other)
+
+    def __gt__(self, other: Any) -> V:
+        return self._compared(">", other)
+
+    def __ge__(self, other: Any) -> V:
+        return self._compared(">=", other)
+
+    def __eq__(self, other: Any) -> V:  # type: ignore[override]
+        return self._compared("==", other)
+
+    def __ne__(self, other: Any) -> V:  # type: ignore[override]
+        return self._compared("!=", other)
+
+    def _bitwise(self, other: Any, name: str) -> V:
+        a, b = self._pair(other)
+        return V(self.builder, getattr(self.builder, name)(a.value, b.value))
+
+    def __and__(self, other: Any) -> V:
+        return self._bitwise(other, "and_")
+
+    def __or__(self, other: Any) -> V:
+        return self._bitwise(other, "or_")
+
+    def __xor__(self, other: Any) -> V:
+        return self._bitwise(other, "xor")
+
+    def __invert__(self) -> V:
+        return V(self.builder, self.builder.not_(self.value))
+
+    def __lshift__(self, other: Any) -> V:
+        return self._bitwise(other, "shl")
+
+    def __rshift__(self, other: Any) -> V:
+        """Bits shifted to the right, zeros from the left."""
+        return self._bitwise(other, "lshr")
+
+    def call(self, name: str, *others: Any) -> V:
+        """An intrinsic function of LLVM that takes values of this type and returns one."""
+        args = [self, *map(self.like, others)]
+        suffix = f"v{self.lanes}" * bool(self.lanes) + ("f" if is_float(self.element) else "i")
+        return V(self.builder, call(self.builder, f"llvm.{name}.{suffix}{bits_of(self.element)}", self.type, args))
+
+
+def call(builder: ir.IRBuilder, name: str, returns: Any, args: Sequence[V]) -> Any:
+    """Call a function by name, declared where the module does not know it yet."""
+    module = builder.module
+    function = module.globals.get(name)
+    if function is None:
+        function = ir.Function(module, ir.FunctionType(returns, [a.type for a in args]), name)
+    return builder.call(function, [a.value for a in args])
+
+
+def splat(x: V, lanes: int) -> V:
+    """A scalar in every lane of a vector."""
+    vector = ir.VectorType(x.type, lanes)
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = x.builder.insert_element(undefined, x.value, ir.Constant(I32, 0))
+    return V(x.builder, x.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)))
+
+
+def fma(x: V, y: Any, z: Any) -> V:
+    """x·y + z, rounded once where the processor can."""
+    return x.call("fma", y, z) if FUSED else x * y + z
+
+
+def select(condition: V, x: Any, y: Any) -> V:
+    """x where the condition holds, else y; no branch."""
+    like = x if isinstance(x, V) else y
+    like = like if like.lanes or not condition.lanes else splat(like, condition.lanes)
+    return V(condition.builder, condition.builder.select(condition.value, like.like(x).value, like.like(y).value))
+
+
+def absolute(x: V) -> V:
+    return x.call("fabs")
+
+
+def copysign(x: V, sign: V) -> V:
+    """x with the sign of `sign`."""
+    return x.call("copysign", sign)
+
+
+def sqrt(x: V) -> V:
+    return x.call("sqrt")
+
+
+def floor(x: V) -> V:
+    return x.call("floor")
+
+
+def larger(x: V, y: Any) -> V:
+    """The larger of two numbers; y where either is NaN."""
+    x, y = x._pair(y)
+    return select(x > y, x, y)
+
+
+def smaller(x: V, y: Any) -> V:
+    """The smaller of two numbers; y where either is NaN."""
+    x, y = x._pair(y)
+    return select(x < y, x, y)
+
+
+def bits(x: V) -> V:
+    """The bits of floats as integers of the same size."""
+    return V(x.builder, x.builder.bitcast(x.value, x.shaped(ir.IntType(bits_of(x.element)))))
+
+
+def from_bits(i: V) -> V:
+    """The floats that have these bits."""
+    to = ir.FloatType() if i.element.width == 32 else ir.DoubleType()
+    return V(i.builder, i.builder.bitcast(i.value, i.shaped(to)))
+
+
+def to_integers(x: V) -> V:
+    """Floats towards zero as integers of the same size; what does not fit gives anything."""
+    return V(x.builder, x.builder.fptosi(x.value, x.shaped(ir.IntType(bits_of(x.element)))))
+
+
+def to_floats(i: V) -> V:
+    """Signed integers as floats of the same size."""
+    to = ir.FloatType() if i.element.width == 32 else ir.DoubleType()
+    return V(i.builder, i.builder.sitofp(i.value, i.shaped(to)))
+
+
+def converted(x: V, element: Any) -> V:
+    """Floats, or signed integers, as floats of another size."""
+    if x.element == element:
+        return x
+    name = "sitofp" if not is_float(x.element) else "fptrunc" if isinstance(element, ir.FloatType) else "fpext"
+    return V(x.builder, getattr(x.builder, name)(x.value, x.shaped(element)))
+
+
+def first(n: V, lanes: int) -> V:
+    """A mask of the first n lanes, n an i64."""
+    count = splat(V(n.builder, n.builder.trunc(n.value, I32)), lanes)
+    numbers = V(n.builder, ir.Constant(ir.VectorType(I32, lanes), list(range(lanes))))
+    return numbers < count
+
+
+def _pointer(address: V, to: Any) -> Any:
+    """The address, an i64 or a pointer, as a pointer to such a type."""
+    pointer = ir.PointerType(to)
+    builder = address.builder
+    if isinstance(address.type, ir.PointerType):
+        return builder.bitcast(address.value, pointer)
+    return builder.inttoptr(address.value, pointer)
+
+
+def read(address: V, of: Any, mask: V | None = None) -> V:
+    """What lies at an address, aligned to its elements; lanes that the mask leaves out are 0 and not touched."""
+    builder, pointer = address.builder, _pointer(address, of)
+    vector = isinstance(of, ir.VectorType)
+    align = bits_of(of.element if vector else of) // 8
+    if mask is None:
+        loaded = builder.load(pointer)
+        loaded.align = align
+        return V(builder, loaded)
+    name = f"llvm.masked.load.v{of.count}f{bits_of(of.element)}.p0"
+    args = [V(builder, pointer), V(builder, ir.Constant(I32, align)), mask, V(builder, ir.Constant(of, None))]
+    return V(builder, call(builder, name, of, args))
+
+
+def write(x: V, address: V, mask: V | None = None) -> None:
+    """Put x at an address; lanes that the mask leaves out are not touched."""
+    builder, pointer = address.builder, _pointer(address, x.type)
+    align = bits_of(x.element) // 8
+    if mask is None:
+        builder.store(x.value, pointer).align = align
+        return
+    name = f"llvm.masked.store.v{x.lanes}f{bits_of(x.element)}.p0"
+    call(builder, name, ir.VoidType(), [x, V(builder, pointer), V(builder, ir.Constant(I32, align)), mask])
+
+
+def folded(x: V, together: Callable[[V, V], V]) -> V:
+    """All lanes of a vector put together, by halves: the order is always the same."""
+    lanes, builder = x.lanes, x.builder
+    while lanes > 1:
+        lanes //= 2
+        undefined = ir.Constant(x.type, ir.Undefined)
+        halves = [
+            V(builder, builder.shuffle_vector(x.value, undefined, ir.Constant(ir.VectorType(I32, lanes), list(part))))
+            for part in (range(lanes), range(lanes, 2 * lanes))
+        ]
+        x = together(*halves)
+    return V(builder, builder.extract_element(x.value, ir.Constant(I32, 0)))
+
+
+# The Numba side
+
+
+class Vector(types.Type):
+    """The Numba type of as many numbers of a type as the processor takes at once; `lanes(of)` says how many."""
+
+    def __init__(self, of: types.Float):
+        self.of = of
+        super().__init__(f"Vector({of})")
+
+
+class Mask(types.Type):
+    """The Numba type of a truth value for each lane of a Vector."""
+
+    def __init__(self, of: types.Float):
+        self.of = of
+        super().__init__(f"Mask({of})")
+
+
+def _element(of: types.Float) -> Any:
+    return ir.FloatType() if of == types.float32 else ir.DoubleType()
+
+
+def _llvm_type(t: Vector) -> Any:
+    return ir.VectorType(_element(t.of), WIDTH // (t.of.bitwidth // 8))
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, t: Vector):
+        super().__init__(manager, t, _llvm_type(t))
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, t: Mask):
+        super().__init__(manager, t, ir.VectorType(I1, _llvm_type(Vector(t.of)).count))
+
+
+def _joint(args: Sequence[types.Type]) -> types.Type | None:
+    """The type that a formula works in: the vector among its arguments, else the float."""
+    for kind in (Vector, types.Float):
+        for t in args:
+            if isinstance(t, kind):
+                return t
+    return None
+
+
+def _lifted(builder: ir.IRBuilder, joint: types.Type, args: Sequence[Any], given: Sequence[types.Type]) -> list[V]:
+    """Numba's values as V: numbers of any type are converted to the joint type's elements."""
+    element = _element(joint.of if isinstance(joint, Vector) else joint)
+    return [
+        V(builder, x) if isinstance(t, (Vector, Mask, types.Boolean)) else converted(V(builder, x), element)
+        for x, t in zip(args, given, strict=True)
+    ]
+
+
+def compiled(formula: Callable[..., V]) -> Any:
+    """A formula on V as a function for Numba code, on vectors and floats; its first argument counts for the type.
+
+    Args:
+        formula: takes one to five arguments, returns one result of the type of the first vector among them.
+    """
+
+    def generate(_: Any, args: tuple[types.Type, ...]) -> Any:
+        joint = _joint(args)
+
+        def lower(context: Any, builder: ir.IRBuilder, sig: Any, values: Sequence[Any]) -> Any:
+            operands = _lifted(builder, joint, values, sig.args)
+            y = formula(*operands)
+            return splat(y, _llvm_type(joint).count).value if isinstance(joint, Vector) and not y.lanes else y.value
+
+        return joint(*args), lower
+
+    count = formula.__code__.co_argcount
+    names = ", ".join("abcde"[:count])
+    namespace: dict[str, Any] = {"generate": generate}
+    exec(f"def f(context, {names}): return generate(context, ({names},))", namespace)  # an intrinsic can't take *args
+    return intrinsic(namespace["f"])
+
+
+def _operator(op: Any, result: Callable[[types.Type], types.Type]) -> None:
+    """Teach Numba an operator between vectors, and between vectors and numbers."""
+
+    @infer_global(op)
+    class Typing(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            joint = _joint(args)
+            allowed = (Vector, types.Float, types.Integer)
+            if isinstance(joint, Vector) and all(isinstance(t, allowed) for t in args):
+                return signature(result(joint), *args)
+            return None
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, values: Sequence[Any]) -> Any:
+        return op(*_lifted(builder, _joint(sig.args), values, sig.args)).value
+
+    if op is operator.neg:
+        lower_builtin(op, Vector)(lower)
+        return
+    for pair in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(op, *pair)(lower)
+
+
+for _op in (operator.add, operator.sub, operator.mul, operator.truediv, operator.neg):
+    _operator(_op, lambda joint: joint)
+for _op in (operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne):
+    _operator(_op, lambda joint: Mask(joint.of))
+
+
+@infer_global(operator.and_)
+class _MaskAnd(AbstractTemplate):
+    def generic(self, args: Any, kws: Any) -> Any:
+        return signature(args[0], *args) if all(isinstance(t, Mask) for t in args) else None
+
+
+@lower_builtin(operator.and_, Mask, Mask)
+def _mask_and(context: Any, builder: ir.IRBuilder, sig: Any, values: Sequence[Any]) -> Any:
+    return builder.and_(*values)
+
+
+def lanes(dtype: Any) -> int:
+    """How many numbers of a NumPy dtype a vector holds."""
+    return WIDTH // np.dtype(dtype).itemsize
+
+
+def _mask(builder: ir.IRBuilder, count: Any, vector: Any) -> V:
+    return first(V(builder, count), vector.count)
+
+
+def _at(builder: ir.IRBuilder, pointer: Any, index: Any) -> V:
+    return V(builder, builder.gep(pointer, [index]))
+
+
+@intrinsic
+def load(context: Any, pointer: Any, index: Any) -> Any:
+    """The vector that starts at pointer[index]; it need not be aligned."""
+    t = Vector(pointer.dtype)
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        return read(_at(builder, *args), _llvm_type(t)).value
+
+    return t(pointer, types.intp), lower
+
+
+@intrinsic
+def load_some(context: Any, pointer: Any, index: Any, count: Any) -> Any:
+    """The first `count` lanes of the vector at pointer[index], 0 in the others, whose memory is not touched."""
+    t = Vector(pointer.dtype)
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        vector = _llvm_type(t)
+        return read(_at(builder, *args[:2]), vector, _mask(builder, args[2], vector)).value
+
+    return t(pointer, types.intp, types.intp), lower
+
+
+@intrinsic
+def store(context: Any, pointer: Any, index: Any, x: Any) -> Any:
+    """Put a vector at pointer[index]; it need not be aligned."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        write(V(builder, args[2]), _at(builder, *args[:2]))
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, x), lower
+
+
+@intrinsic
+def store_some(context: Any, pointer: Any, index: Any, x: Any, count: Any) -> Any:
+    """Put the first `count` lanes of a vector at pointer[index]."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        mask = _mask(builder, args[3], args[2].type)
+        write(V(builder, args[2]), _at(builder, *args[:2]), mask)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, x, types.intp), lower
+
+
+@intrinsic
+def filled(context: Any, pointer: Any, x: Any) -> Any:
+    """A vector for what lies behind the pointer, with x in every lane."""
+    t = Vector(pointer.dtype)
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        (number,) = _lifted(builder, t, args[1:], sig.args[1:])
+        return splat(number, _llvm_type(t).count).value
+
+    return t(pointer, x), lower
+
+
+@intrinsic
+def keep_some(context: Any, x: Any, count: Any, other: Any) -> Any:
+    """The first `count` lanes of x, and `other` in the rest."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        (number,) = _lifted(builder, x, args[2:], sig.args[2:])
+        return select(_mask(builder, args[1], args[0].type), V(builder, args[0]), number).value
+
+    return x(x, types.intp, other), lower
+
+
+@intrinsic
+def where(context: Any, mask: Any, x: Any, y: Any) -> Any:
+    """Lane by lane x where the mask holds, else y; either may be a number."""
+    t = Vector(mask.of)
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        lifted = [
+            splat(v, args[0].type.count) if not v.lanes else v for v in _lifted(builder, t, args[1:], sig.args[1:])
+        ]
+        return select(V(builder, args[0]), *lifted).value
+
+    return t(mask, x, y), lower
+
+
+def _reduction(together: Callable[[V, V], V]) -> Any:
+    @intrinsic
+    def reduce(context: Any, x: Any) -> Any:
+        def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+            return folded(V(builder, args[0]), together).value
+
+        return x.of(x), lower
+
+    return reduce
+
+
+total = _reduction(operator.add)  # the sum of all lanes, by halves
+largest = _reduction(larger)  # the largest lane

@@ -1,0 +1,28 @@
+"""The checks of test_every_op once more for Ops that have kernels, with the kernels in place of NumPy at any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from minigrad import kernels
+from minigrad.testing.suite import op_suite
+
+from .engine_calls import every_op, few, plan_of
+from .oracles import ORACLES
+from .test_every_op import EXCLUDED
+
+OPS = {name: op for name, op in every_op().items() if op.kernels}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernels_everywhere() -> Iterator[None]:
+    with kernels.use("numba"):
+        yield
+
+
+for _name, _op in OPS.items():
+    globals()[f"Test_{_name}"] = op_suite(
+        _op, ORACLES.get(_name), plan_of(_op), {check: why for (check, op), why in EXCLUDED.items() if op == _name}, few
+    )
