@@ -12,6 +12,7 @@ The functions draw from the generator of the context, one for each thread (and e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,8 @@ from numpy.typing import DTypeLike
 
 from minigrad.core.adjoint import copy
 from minigrad.core.op import Op
+from minigrad.kernels import random as kernels
+from minigrad.kernels.random import TILE
 from minigrad.ops.elementwise import less
 from minigrad.tensor import Tensor
 
@@ -31,21 +34,50 @@ __all__ = ["Generator", "bernoulli", "current", "integers", "normal", "permutati
 Shape = tuple[int, ...] | int
 
 
-def _stream(state: np.ndarray) -> np.random.Generator:
+def _bits(state: np.ndarray) -> np.random.Philox:
     """The stream of the draw that comes next in `state` = [key, draws so far]."""
     key = np.array([state[0], 0], np.uint64)
     counter = np.array([0, 0, 0, state[1]], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return np.random.Philox(key=key, counter=counter)
+
+
+def _stream(state: np.ndarray) -> np.random.Generator:
+    return np.random.Generator(_bits(state))
+
+
+def _normal_forward(state: np.ndarray, *, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Pairs r·cos φ and r·sin φ with r = √(-2·log u), for uniform u and φ/2π (Box and Muller 1958).
+
+    NumPy's own method takes as many words from the stream as it happens to need, so its draws can't be made side by
+    side. Here draws come in tiles of 64: first the cosines, then the sines that belong to them. In float64 every word
+    of 64 bits of a tile is one number, first each u, then each φ/2π, of 53 bits. In float32 every word is one pair: u
+    is its lower half, of 32 bits, and φ/2π its upper 24 bits. u is never 0, so that no draw exceeds 8.6 in float64 and
+    6.7 in float32; of true normal numbers one in 10¹⁷, in 4·10¹⁰, would.
+    """
+    n = math.prod(shape)
+    tiles = -(-n // (2 * TILE))
+    if np.dtype(dtype) == np.float64:
+        radii, angles = np.moveaxis(_bits(state).random_raw(tiles * 2 * TILE).reshape(tiles, 2, TILE), 1, 0)
+        u, turns = ((radii >> 11) + 1) * 2.0**-53, (angles >> 11) * 2.0**-53
+    else:
+        words = _bits(state).random_raw(tiles * TILE).reshape(tiles, TILE)
+        u, turns = ((words & 0xFFFFFFFF) + 1).astype(np.float32) * np.float32(2.0**-32), (words >> 40) * 2.0**-24
+    angle = 2.0 * np.pi * (turns - np.round(turns))
+    circle = np.stack([np.cos(angle), np.sin(angle)], 1).astype(dtype)
+    y = np.sqrt(-2.0 * np.log(u))[:, None] * circle
+    return y.reshape(-1)[:n].reshape(shape).copy()
 
 
 _uniform = Op(
     "random_uniform",
     lambda state, *, shape, dtype: np.asarray(_stream(state).random(shape, dtype)),
+    kernels={"y": (kernels.uniform, 0)},
     formula="y ~ U[0, 1)",
 )
 _normal = Op(
     "random_normal",
-    lambda state, *, shape, dtype: np.asarray(_stream(state).standard_normal(shape, dtype)),
+    _normal_forward,
+    kernels={"y": (kernels.normal, 0)},
     formula="y ~ N(0, 1)",
 )
 _integers = Op(

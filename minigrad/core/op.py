@@ -103,7 +103,7 @@ class Op:
         fused: for some inputs a faster form of the rule, of the same parameters, for arrays alone; with the same bits.
         kernels: machine code for the forward ('y') or the rule of an input: a function of the same parameters with the
             same numbers to rounding, or NotImplemented for what it can't do; and how many elements the first array must
-            have for it to be faster.
+            have for it to be faster, in float32 and, if that is another number, in float64.
         kind: 'elementwise' (broadcasts; the Jacobian is diagonal), 'linear', 'bilinear', or 'other'.
         formula: forward and rules as documents print them.
         signature: core dimensions in the manner of NumPy's generalised ufuncs, where leading ones broadcast.
@@ -125,7 +125,7 @@ class Op:
     vjp: Mapping[str, Rule] = field(default_factory=dict)
     _: KW_ONLY
     fused: Mapping[str, Rule] = field(default_factory=dict)
-    kernels: Mapping[str, tuple[Rule, int]] = field(default_factory=dict)
+    kernels: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     kind: str = "other"
     formula: str = ""
     signature: str = ""
@@ -143,7 +143,7 @@ class Op:
         if unknown := {*self.vjp, *self.fused, *self.kernels, *self.domain} - {"y", *self.inputs}:
             raise ValueError(f"Op {self.name!r} has no inputs {sorted(unknown)}; its inputs are {list(self.inputs)}")
         self.uses = {i: self._asked(i, rule) for i, rule in self.vjp.items()}
-        faster = [*self.fused.items(), *((i, kernel) for i, (kernel, _) in self.kernels.items() if i != "y")]
+        faster = [*self.fused.items(), *((i, kernel) for i, (kernel, *_) in self.kernels.items() if i != "y")]
         if any(self._asked(i, rule) != self.uses.get(i) for i, rule in faster):
             raise ValueError(f"Op {self.name!r}: a faster rule asks for what the rule asks for, in the same order")
         self.run = self.fastest("y", self.forward)
@@ -155,8 +155,7 @@ class Op:
 
     def fastest(self, name: str, function: Rule) -> Rule:
         """The function for arrays, the forward ("y") or the rule of an input, by the kernel where it is worth it."""
-        function = self.fused.get(name, function)
-        return dispatched(function, *self.kernels[name]) if name in self.kernels else function
+        return dispatched(self.fused.get(name, function), *self.kernels.get(name, ()))
 
     def _asked(self, name: str, rule: Rule) -> tuple[str, ...]:
         """What the rule of an input asks for beyond the cotangent."""
@@ -235,7 +234,11 @@ class Op:
                 node.dtype = y.dtype
         elif type(y) is _ndarray and y.dtype.char == "e":  # NumPy gives float16 for exp of int8, say
             check_dtype(y.dtype)
-        return value if type(y) is _ndarray else tuple(pick(value, i=i) for i in range(len(y)))
+        if type(y) is _ndarray:
+            return value
+        if value.node is None and not (mode and mode.watchers):  # nobody asks where each output came from
+            return tuple(map(cls.wrap, y))
+        return tuple(pick(value, i=i) for i in range(len(y)))
 
     def _complete(self, params: dict[str, Any]) -> dict[str, Any]:
         """The parameters with the defaults of those that were left out."""

@@ -1,6 +1,6 @@
 """Kernels: machine code for what takes time, written in Numba. Arrays in, arrays out; nothing here knows of tensors.
 
-Read `simd` (vectors) and `simd_math` (formulas on them) first, then a family: `activations`, `matmul`, `reductions`,
+Read `simd` (vectors) and `simd_math` (formulas on them) first, then a family: `elementwise`, `matmul`, `reductions`,
 `losses`, `convolution`, `optimisers`, `scatter`, `random` are what Python calls, and the module of the same name in
 `code` is what is compiled. `native` turns that into machine code, which `store` keeps on disk, and `threads` shares
 the work out.

@@ -53,13 +53,16 @@ class _Restoring(AbstractContextManager[None]):
         _scale = self.scale
 
 
-def dispatched(numpy: Callable[..., Any], kernel: Callable[..., Any], least: int) -> Callable[..., Any]:
+def dispatched(
+    numpy: Callable[..., Any], kernel: Callable[..., Any] | None = None, least: int = 0, least_double: int | None = None
+) -> Callable[..., Any]:
     """A function that runs the kernel for first inputs of at least so many elements, and NumPy's where it declines.
 
     Args:
         numpy: a function of arrays.
-        kernel: another of the same parameters, which returns NotImplemented for what it can't do.
+        kernel: another of the same parameters, which returns NotImplemented for what it can't do; None: there is none.
         least: elements of the first input from which on the kernel is faster.
+        least_double: the same for elements of 8 bytes, if it is another number.
 
     Example:
         >>> import numpy as np
@@ -69,8 +72,14 @@ def dispatched(numpy: Callable[..., Any], kernel: Callable[..., Any], least: int
                [2., 2.]])
     """
 
+    if kernel is None:
+        return numpy
+    single, double = least, least if least_double is None else least_double
+
     def run(x: Any, *rest: Any, **params: Any) -> Any:
-        if type(x) is _ndarray and x.size >= least * _scale:  # 0·∞, no least and no kernels, is less than nothing
+        if (
+            type(x) is _ndarray and x.size >= (double if x.itemsize == 8 else single) * _scale
+        ):  # 0·∞, no least and no kernels, is less than nothing
             y = kernel(x, *rest, **params)
             if y is not NotImplemented:
                 return y
@@ -78,12 +87,20 @@ def dispatched(numpy: Callable[..., Any], kernel: Callable[..., Any], least: int
 
     # The same for one and for two arguments: to pass on any number costs a tenth of a small operation.
     def run_one(x: Any) -> Any:
-        if type(x) is _ndarray and x.size >= least * _scale and (y := kernel(x)) is not NotImplemented:
+        if (
+            type(x) is _ndarray
+            and x.size >= (double if x.itemsize == 8 else single) * _scale
+            and (y := kernel(x)) is not NotImplemented
+        ):
             return y
         return numpy(x)
 
     def run_two(x: Any, z: Any) -> Any:
-        if type(x) is _ndarray and x.size >= least * _scale and (y := kernel(x, z)) is not NotImplemented:
+        if (
+            type(x) is _ndarray
+            and x.size >= (double if x.itemsize == 8 else single) * _scale
+            and (y := kernel(x, z)) is not NotImplemented
+        ):
             return y
         return numpy(x, z)
 

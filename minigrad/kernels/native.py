@@ -36,6 +36,8 @@ REALS = {np.dtype(np.float32): "float32", np.dtype(np.float64): "float64"}
 class Source:
     """A Numba function, and its arguments: 'real*', 'int64*', 'uint8*' (arrays), 'real', 'int' (numbers), in a row.
 
+    Of an 'array' it gets not the data but the whole struct of NumPy, as words of 8 bytes.
+
     After these the function gets the number of the chunk that it is to do, from 0.
     """
 
@@ -74,6 +76,23 @@ class Kernel(dict[Any, Callable[..., None]]):
         return int(_linker().get_function_address(self._symbol(dtype) + "_chunk"))
 
 
+def plain_function(module: str, this: Any) -> Callable[..., Any]:
+    """A function that has no Numba in it, and no entry around it: its module's `object_code(name)` makes all of it.
+
+    It is `PyObject *name(PyObject *this, PyObject **arguments, Py_ssize_t count)`, its name that of the module.
+    """
+    with _building:
+        if module not in _plain:
+            _linker()  # sets up LLVM
+            source = f"minigrad.kernels.code.{module}"
+            code = store.fetch(module, lambda: importlib.import_module(source).object_code(module))
+            _plain[module] = _callable(module, code, this)
+        return _plain[module]
+
+
+_plain: dict[str, Callable[..., Any]] = {}
+
+
 def object_code(symbol: str, source: Source, real: str) -> bytes:
     """Machine code of a kernel, with its entry under this name."""
     from numba import njit, types
@@ -83,6 +102,7 @@ def object_code(symbol: str, source: Source, real: str) -> bytes:
 
     kinds = source.arguments.split()
     scalars = {"real": getattr(types, real), "int": types.int64, "int64": types.int64, "uint8": types.uint8}
+    scalars["array"] = types.CPointer(types.int64)
     typed = [types.CPointer(scalars[k[:-1]]) if k.endswith("*") else scalars[k] for k in kinds]
     with compiler_lock.global_compiler_lock:
         function = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(source.function)
@@ -151,11 +171,11 @@ def _linked(symbol: str, code: bytes) -> int:
     return int(linker.get_function_address(symbol))
 
 
-def _callable(symbol: str, code: bytes) -> Callable[..., None]:
-    """Object code as a Python function."""
+def _callable(symbol: str, code: bytes, this: Any = control) -> Callable[..., Any]:
+    """Object code as a Python function; `this` is passed to it first."""
     definition = _MethodDef(symbol.encode(), _linked(symbol, code), _FASTCALL, None)
     _definitions.append(definition)
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
-    function: Callable[..., None] = make(ctypes.addressof(definition), control, None)
+    function: Callable[..., Any] = make(ctypes.addressof(definition), this, None)
     return function

@@ -194,6 +194,24 @@ def call(builder: ir.IRBuilder, name: str, returns: Any, args: Sequence[V]) -> A
     return builder.call(function, [a.value for a in args])
 
 
+def fills_avx512(x: V) -> bool:
+    """Whether x is a whole register of AVX-512, so that `avx512` takes it."""
+    return WIDTH == 64 and x.lanes * bits_of(x.element) == 512
+
+
+def avx512(name: str, x: V, operand: V | int | None = None) -> V:
+    """An instruction of AVX-512 on whole registers of floats: "scalef" (x·2ᵏ), "getexp", "getmant".
+
+    Args:
+        operand: the second, a register or a number in the instruction, where it has one.
+    """
+    operands = [] if operand is None else [operand if isinstance(operand, V) else V(x.builder, I32(operand))]
+    all_lanes, usual_rounding = V(x.builder, ir.IntType(x.lanes)(-1)), V(x.builder, I32(4))
+    kind = "ps" if isinstance(x.element, ir.FloatType) else "pd"
+    args = [x, *operands, x, all_lanes, usual_rounding]  # the third stands in lanes that a mask leaves out: none
+    return V(x.builder, call(x.builder, f"llvm.x86.avx512.mask.{name}.{kind}.512", x.type, args))
+
+
 def splat(x: V, lanes: int) -> V:
     """A scalar in every lane of a vector."""
     vector = ir.VectorType(x.type, lanes)
@@ -290,16 +308,14 @@ def _pointer(address: V, to: Any) -> Any:
 
 
 def read(address: V, of: Any, mask: V | None = None) -> V:
-    """What lies at an address, aligned to its elements; lanes that the mask leaves out are 0 and not touched."""
+    """What lies at an address, aligned or not; lanes that the mask leaves out are 0 and not touched."""
     builder, pointer = address.builder, _pointer(address, of)
-    vector = isinstance(of, ir.VectorType)
-    align = bits_of(of.element if vector else of) // 8
     if mask is None:
         loaded = builder.load(pointer)
-        loaded.align = align
+        loaded.align = 1
         return V(builder, loaded)
     name = f"llvm.masked.load.v{of.count}f{bits_of(of.element)}.p0"
-    args = [V(builder, pointer), V(builder, ir.Constant(I32, align)), mask, V(builder, ir.Constant(of, None))]
+    args = [V(builder, pointer), V(builder, I32(1)), mask, V(builder, ir.Constant(of, None))]
     return V(builder, call(builder, name, of, args))
 
 
@@ -400,7 +416,7 @@ def compiled(formula: Callable[..., V]) -> Any:
             y = formula(*operands)
             return splat(y, _llvm_type(joint).count).value if isinstance(joint, Vector) and not y.lanes else y.value
 
-        return joint(*args), lower
+        return signature(joint, *args), lower
 
     count = formula.__code__.co_argcount
     names = ", ".join("abcde"[:count])
@@ -459,6 +475,16 @@ def _mask(builder: ir.IRBuilder, count: Any, vector: Any) -> V:
 
 def _at(builder: ir.IRBuilder, pointer: Any, index: Any) -> V:
     return V(builder, builder.gep(pointer, [index]))
+
+
+@intrinsic
+def lanes_of(context: Any, pointer: Any) -> Any:
+    """How many numbers a vector holds of the kind behind the pointer; known when it is compiled."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        return I64(_llvm_type(Vector(pointer.dtype)).count)
+
+    return types.int64(pointer), lower
 
 
 @intrinsic
@@ -544,7 +570,9 @@ def where(context: Any, mask: Any, x: Any, y: Any) -> Any:
     return t(mask, x, y), lower
 
 
-def _reduction(together: Callable[[V, V], V]) -> Any:
+def folding(together: Callable[[V, V], V]) -> Any:
+    """A formula of two vectors as a function, for Numba code, that puts the lanes of one vector together."""
+
     @intrinsic
     def reduce(context: Any, x: Any) -> Any:
         def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
@@ -555,5 +583,29 @@ def _reduction(together: Callable[[V, V], V]) -> Any:
     return reduce
 
 
-total = _reduction(operator.add)  # the sum of all lanes, by halves
-largest = _reduction(larger)  # the largest lane
+total = folding(operator.add)  # the sum of all lanes, by halves
+largest = folding(larger)  # the largest lane
+
+
+@intrinsic
+def first_true(context: Any, mask: Any) -> Any:
+    """The first lane in which the mask holds; the number of lanes if there is none."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        count = args[0].type.count
+        lanes = builder.zext(builder.bitcast(args[0], ir.IntType(count)), I64)
+        return V(builder, builder.or_(lanes, I64(1 << count))).call("cttz", V(builder, I1(False))).value
+
+    return types.int64(mask), lower
+
+
+@intrinsic
+def numbered(context: Any, pointer: Any) -> Any:
+    """A vector for what lies behind the pointer, with 0, 1, 2, ... in its lanes."""
+    t = Vector(pointer.dtype)
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        vector = _llvm_type(t)
+        return ir.Constant(vector, [float(i) for i in range(vector.count)])
+
+    return t(pointer), lower

@@ -35,8 +35,7 @@ def folder() -> Path:
     return Path(base).expanduser() / "minigrad" / "kernels"
 
 
-@cache
-def circumstances() -> bytes:
+def hashed() -> bytes:
     """A hash of all that machine code depends on: sources, compiler, Python, processor, and what pretends another."""
     from importlib.metadata import version  # takes longer to import than all of minigrad
 
@@ -50,6 +49,9 @@ def circumstances() -> bytes:
     versions = [f"{name} {version(name)}" for name in ("llvmlite", "numba", "numpy")]
     parts += [text.encode() for text in (*settings, *processor, *python, *versions)]
     return sha256(b"\0".join(sha256(part).digest() for part in parts)).digest()
+
+
+circumstances = cache(hashed)  # as they were when this process first asked
 
 
 def _private(path: Path) -> bool:
@@ -78,8 +80,9 @@ def fetch(name: str, compile: Callable[[], bytes]) -> bytes:
     if kept[:DIGEST] == sha256(kept[DIGEST:]).digest() and len(kept) > DIGEST:
         return kept[DIGEST:]
     code = compile()
-    with suppress(OSError):  # this process has its code; the next one compiles it again
-        _keep(path, name, code)
+    if circumstances() == hashed():  # or somebody changed the sources while they were compiled
+        with suppress(OSError):  # this process has its code; the next one compiles it again
+            _keep(path, name, code)
     return code
 
 

@@ -4,6 +4,8 @@ Read `module` first, then `layers`; `initialisers` is what their parameters star
 """
 
 from minigrad.nn import initialisers
+from minigrad.nn.convolution import AvgPool2d, Conv2d, ConvTranspose2d, MaxPool2d, StochasticPool2d
+from minigrad.nn.embedding import Embedding
 from minigrad.nn.layers import (
     ELU,
     GELU,
@@ -18,19 +20,28 @@ from minigrad.nn.layers import (
     Tanh,
 )
 from minigrad.nn.module import Module
+from minigrad.nn.normalisation import BatchNorm, LayerNorm
 
 __all__ = [
     "ELU",
     "GELU",
+    "AvgPool2d",
+    "BatchNorm",
+    "Conv2d",
+    "ConvTranspose2d",
     "Dropout",
+    "Embedding",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "MaxPool2d",
     "Module",
     "ReLU",
     "Sequential",
     "SiLU",
     "Sigmoid",
     "Softplus",
+    "StochasticPool2d",
     "Tanh",
     "initialisers",
 ]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.core.op import Op
-from minigrad.ops.elementwise import exp, greater, minimum, square, where
+from minigrad.kernels import elementwise as kernels
+from minigrad.ops.elementwise import exp, greater, maximum, minimum, square, where
 from minigrad.ops.special import erfc
 
 
@@ -24,6 +25,7 @@ tanh = Op(
     np.tanh,
     vjp={"x": lambda g, x: tanh_slope(g, x)},  # not 1 - y², which is 100 % wrong at x = 8.5 in float32
     fused={"x": _sech2},
+    kernels={"y": (kernels.tanh, 4096), "x": (kernels.tanh_vjp, 64)},
     kind="elementwise",
     formula="y = tanh x,  x̄ = ȳ/cosh² x",
     doc="Hyperbolic tangent, elementwise.",
@@ -49,6 +51,7 @@ sigmoid = Op(
     "sigmoid",
     _sigmoid,
     vjp={"x": lambda g, y, x: g * (y * sigmoid(-x))},  # not y(1 - y), which is 100 % wrong at x = 17 in float32
+    kernels={"y": (kernels.sigmoid, 1), "x": (kernels.sigmoid_vjp, 1)},
     kind="elementwise",
     formula="y = σ(x) = 1/(1 + exp(-x)),  x̄ = ȳ·σ(x)·σ(-x)",
     doc="Logistic sigmoid, elementwise.",
@@ -58,6 +61,7 @@ softplus = Op(
     "softplus",
     lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
     vjp={"x": lambda g, x: g * sigmoid(x)},
+    kernels={"y": (kernels.softplus, 1), "x": (kernels.softplus_vjp, 1)},
     kind="elementwise",
     formula="y = log(1 + exp x),  x̄ = ȳ·σ(x)",
     doc="log(1 + exp(x)), elementwise, without overflow.",
@@ -67,6 +71,7 @@ relu = Op(
     "relu",
     lambda x: np.maximum(x, 0),
     vjp={"x": lambda g, x: where(greater(x, 0.0), g, 0.0)},
+    kernels={"y": (kernels.relu, 256), "x": (kernels.relu_vjp, 64)},
     kind="elementwise",
     formula="y = max(x, 0),  x̄ = ȳ where x > 0",
     undifferentiable="x = 0: the subgradient 0 is taken",
@@ -77,6 +82,7 @@ _leaky_relu = Op(
     "leaky_relu",
     lambda x, *, slope: np.where(np.greater(x, 0), x, slope * x),
     vjp={"x": lambda g, x, slope: where(greater(x, 0.0), g, slope * g)},
+    kernels={"y": (kernels.leaky_relu, 1), "x": (kernels.leaky_relu_vjp, 1)},
     kind="elementwise",
     formula="y = x where x > 0, else slope·x",
     undifferentiable="x = 0: the subgradient `slope` is taken",
@@ -98,6 +104,7 @@ _elu = Op(
     "elu",
     lambda x, *, alpha: np.where(np.greater(x, 0), x, alpha * np.expm1(np.minimum(x, 0))),
     vjp={"x": lambda g, x, alpha: where(greater(x, 0.0), g, g * (alpha * exp(minimum(x, 0.0))))},
+    kernels={"y": (kernels.elu, 1), "x": (kernels.elu_vjp, 1)},
     kind="elementwise",
     formula="y = x where x > 0, else α(exp x - 1);  x̄ = ȳ, or ȳ·α·exp x",
     undifferentiable="x = 0 unless α = 1: the subgradient α is taken",
@@ -121,7 +128,11 @@ def _exp_in_two(t: Any) -> tuple[Any, Any]:
     return exp(-most), exp(most - t)
 
 
+FAR = 1e18  # from here to ∞ gelu and silu are x, and 0 on the other side, where ∞ times 0 would be NaN
+
+
 def _gelu_vjp(g: Any, x: Any) -> Any:
+    x = minimum(maximum(x, -FAR), FAR)
     first, second = _exp_in_two(0.5 * square(x))
     density = 1.0 / math.sqrt(2.0 * math.pi) * x * first * second  # x·φ(x)
     return g * (0.5 * erfc(-math.sqrt(0.5) * x) + density)
@@ -129,8 +140,9 @@ def _gelu_vjp(g: Any, x: Any) -> Any:
 
 gelu = Op(
     "gelu",
-    lambda x: 0.5 * x * erfc.forward(np.multiply(x, -math.sqrt(0.5))),
+    lambda x: 0.5 * np.maximum(x, -FAR) * erfc.forward(np.multiply(x, -math.sqrt(0.5))),
     vjp={"x": _gelu_vjp},
+    kernels={"y": (kernels.gelu, 1), "x": (kernels.gelu_vjp, 1)},
     kind="elementwise",
     formula="y = x·Φ(x),  x̄ = ȳ·(Φ(x) + x·φ(x))",
     doc="x·Φ(x), Φ the normal distribution function, elementwise (Hendrycks and Gimpel 2016); not the tanh form.",
@@ -138,14 +150,16 @@ gelu = Op(
 
 
 def _silu_vjp(g: Any, x: Any) -> Any:
+    x = minimum(maximum(x, -FAR), FAR)
     first, second = _exp_in_two(softplus(-x))  # of σ(x)
     return g * (first * (1.0 + x * sigmoid(-x)) * second)
 
 
 silu = Op(
     "silu",
-    lambda x: np.multiply(x, _sigmoid(x)),
+    lambda x: np.multiply(np.maximum(x, -FAR), _sigmoid(x)),
     vjp={"x": _silu_vjp},
+    kernels={"y": (kernels.silu, 1), "x": (kernels.silu_vjp, 1)},
     kind="elementwise",
     formula="y = x·σ(x),  x̄ = ȳ·σ(x)·(1 + x·σ(-x))",
     doc="x·σ(x), elementwise, also called swish (Elfwing et al. 2018).",

@@ -11,9 +11,18 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from minigrad.core.adjoint import sum_to
 from minigrad.core.op import Op
 from minigrad.core.value import raw
+from minigrad.kernels import matmul as kernels
 from minigrad.ops.elementwise import multiply
 from minigrad.ops.manipulation import expand_dims, matrix_transpose, permute_dims, reshape, squeeze
 from minigrad.ops.reduction import sum as sum_
+
+
+def _by_kernel(a: Any, b: Any) -> Any:
+    """Where a vector is multiplied with a larger matrix, all that counts is to read it once: BLAS does so faster."""
+    if type(b) is np.ndarray and a.size + b.size > 8192 and 1 in (a.shape[-2], b.shape[-1]):
+        return NotImplemented
+    return kernels.matmul(a, b)
+
 
 _matmul = Op(
     "matmul",
@@ -22,6 +31,7 @@ _matmul = Op(
         "a": lambda g, b: _matmul(g, matrix_transpose(b)),
         "b": lambda g, a: _matmul(matrix_transpose(a), g),
     },
+    kernels={"y": (_by_kernel, 0)},
     kind="bilinear",
     signature="(m,k),(k,n)->(m,n)",
     formula="Y = AB,  Ā = ȲBᵀ,  B̄ = AᵀȲ",

@@ -21,6 +21,7 @@ from numpy.lib.array_utils import normalize_axis_index
 from minigrad.core.adjoint import add, broadcast_to, sum_to
 from minigrad.core.op import Op, Part
 from minigrad.core.value import Value, raw
+from minigrad.kernels import scatter as kernels
 
 ARRAY = "array"
 
@@ -148,6 +149,7 @@ _scatter = Op(
     "scatter",
     _scatter_forward,
     vjp={"xs": _scatter_vjp},
+    kernels={"y": (kernels.scatter, 8)},
     kind="linear",
     formula="y = zeros, with each x added at its index;  x̄ = ȳ[index]",
     doc="Add arrays into zeros, each at its index. The index arrays, which are constants, come after them.",

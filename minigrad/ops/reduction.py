@@ -13,6 +13,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from minigrad.core.adjoint import cast
 from minigrad.core.op import Op
 from minigrad.core.value import Value, raw
+from minigrad.kernels import reductions as kernels
 from minigrad.ops.creation import ones_like
 from minigrad.ops.elementwise import abs as absolute
 from minigrad.ops.elementwise import (
@@ -62,6 +63,7 @@ _sum = Op(
     "sum",
     lambda x, *, axis, keepdims: np.add.reduce(x, axis, keepdims=keepdims),
     vjp={"x": lambda g, like_x, axis: _unreduce(g, shape=like_x.shape, axis=axis)},
+    kernels={"y": (kernels.sum, 2048)},
     kind="linear",
     formula="y = Σ x over axis,  x̄ = ȳ copied along axis",
 )
@@ -90,6 +92,7 @@ _max = Op(
     "max",
     lambda x, *, axis, keepdims: np.max(x, axis=axis, keepdims=keepdims),
     vjp={"x": _extremum_vjp},
+    kernels={"y": (kernels.amax, 2048)},
     formula="y = max x over axis,  ȳ goes to the maximum",
     undifferentiable="ties: the cotangent is shared equally",
 )
@@ -98,6 +101,7 @@ _min = Op(
     "min",
     lambda x, *, axis, keepdims: np.min(x, axis=axis, keepdims=keepdims),
     vjp={"x": _extremum_vjp},
+    kernels={"y": (kernels.amin, 2048)},
     formula="y = min x over axis,  ȳ goes to the minimum",
     undifferentiable="ties: the cotangent is shared equally",
 )
@@ -150,6 +154,44 @@ def var(x: Any, axis: Axis = None, correction: float = 0, keepdims: bool = False
     if freedom <= 0:
         raise ValueError(f"var: expected more than {correction} elements along axis {axis}, got shape {raw(x).shape}")
     return divide(sum(square(subtract(x, mean(x, axes, keepdims=True))), axes, keepdims), freedom)
+
+
+def _standardise_forward(x: np.ndarray, *, axis: tuple[int, ...], eps: float) -> np.ndarray:
+    centred = x - np.mean(x, axis=axis, keepdims=True)
+    return centred / np.sqrt(np.mean(centred * centred, axis=axis, keepdims=True) + eps)
+
+
+def _standardise_vjp(g: Any, x: Any, y: Any, axis: tuple[int, ...], eps: float) -> Any:
+    along = g - mean(g, axis, keepdims=True) - y * mean(g * y, axis, keepdims=True)
+    return along / sqrt(var(x, axis, keepdims=True) + eps)
+
+
+_standardise = Op(
+    "standardise",
+    _standardise_forward,
+    vjp={"x": _standardise_vjp},
+    kernels={"y": (kernels.standardise, 1), "x": (kernels.standardise_vjp, 1)},
+    formula="y = (x - μ)/√(σ² + ε) over axis,  x̄ = (ȳ - mean ȳ - y·mean(ȳ·y))/√(σ² + ε)",
+)
+
+
+def standardise(x: Any, axis: Axis = -1, eps: float = 1e-5) -> Any:
+    """x minus its mean over axes, divided by √(variance + eps): what layer and batch normalisation begin with.
+
+    Raises:
+        ValueError: an axis of length 0 has no mean; eps not positive.
+
+    Example:
+        >>> import minigrad as mg
+        >>> mg.standardise(mg.Tensor([1.0, 2.0, 3.0]), eps=1e-12).data.round(3)
+        array([-1.225,  0.   ,  1.225])
+    """
+    axes = _axes(x, axis)
+    if _count(x, axes) == 0:
+        raise ValueError(f"standardise: expected at least one element along axis {axis}, got shape {raw(x).shape}")
+    if not eps > 0:
+        raise ValueError(f"standardise: eps is a positive number, not {eps}")
+    return _standardise(x, axis=axes, eps=eps)
 
 
 def _safe_root(x: Any) -> Any:
@@ -229,6 +271,7 @@ _logsumexp = Op(
     "logsumexp",
     _logsumexp_forward,
     vjp={"x": _logsumexp_vjp},
+    kernels={"y": (kernels.logsumexp, 1)},
     formula="y = log Σ exp x over axis,  x̄ = ȳ·exp(x - y)",
 )
 
@@ -276,6 +319,7 @@ _softmax = Op(
     _softmax_forward,
     vjp={"x": lambda g, y, axis: _balanced(y * (g - sum(g * y, axis, keepdims=True)), y, axis)},
     fused={"x": _softmax_pull},
+    kernels={"y": (kernels.softmax, 1), "x": (kernels.softmax_vjp, 1)},
     formula="y = exp x / Σ exp x,  x̄ = y·(ȳ - Σ ȳ·y)",
 )
 
@@ -302,6 +346,7 @@ _log_softmax = Op(
     _log_softmax_forward,
     vjp={"x": lambda g, y, axis: _balanced(g - exp(y) * sum(g, axis, keepdims=True), y, axis)},
     fused={"x": _log_softmax_pull},
+    kernels={"y": (kernels.log_softmax, 1), "x": (kernels.log_softmax_vjp, 1)},
     formula="y = x - log Σ exp x,  x̄ = ȳ - exp(y)·Σ ȳ",
 )
 
@@ -375,6 +420,7 @@ __all__ = [
     "norm",
     "prod",
     "softmax",
+    "standardise",
     "std",
     "sum",
     "var",

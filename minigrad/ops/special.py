@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.core.op import Op
+from minigrad.kernels import elementwise as kernels
 from minigrad.ops.elementwise import exp, square
 
 TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)
@@ -40,6 +41,7 @@ erf = Op(
     "erf",
     _by_element(math.erf),
     vjp={"x": _gauss},
+    kernels={"y": (kernels.erf, 1), "x": (kernels.erf_vjp, 1)},
     kind="elementwise",
     formula="y = 2/√π ∫₀ˣ exp(-t²) dt,  x̄ = ȳ·2/√π·exp(-x²)",
     doc="The error function, elementwise.",
@@ -49,6 +51,7 @@ erfc = Op(
     "erfc",
     _by_element(math.erfc),
     vjp={"x": lambda g, x: -_gauss(g, x)},
+    kernels={"y": (kernels.erfc, 1)},
     kind="elementwise",
     formula="y = 1 - erf x,  x̄ = -ȳ·2/√π·exp(-x²)",
     doc="One minus the error function, elementwise, without cancellation for large x.",

@@ -1,9 +1,9 @@
 """Optimisers of first order: SGD with momentum, and Adam.
 
 All that an optimiser remembers (moments, the number of steps, the learning rate) is tensors in the tree `state`, and a
-step is operations alone, which end in `assign`. So a tape of a step can be replayed, a compiled step freezes nothing,
-and `state` is saved and loaded like a module. Scalars are computed in float64, where 1 - βᵗ keeps its digits, and cast
-to the dtype of each parameter.
+step is operations alone, one for each parameter, which end in `assign`. So a tape of a step can be replayed, a
+compiled step freezes nothing, and `state` is saved and loaded like a module. Scalars are computed in float64, where
+1 - βᵗ keeps its digits, and rounded to the dtype of each parameter.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from minigrad import trees
-from minigrad.core.adjoint import cast
 from minigrad.core.mode import changed
-from minigrad.ops.elementwise import pow, sqrt, square
+from minigrad.core.op import Op
+from minigrad.kernels import optimisers as kernels
 from minigrad.tensor import Tensor
 
 __all__ = ["SGD", "Adam", "Optimizer", "parameters_of"]
@@ -116,6 +116,39 @@ class Optimizer:
         return {name: Tensor(np.zeros(p.shape, p.dtype)) for name, p in self.parameters.items()}
 
 
+def _sgd_forward(p: np.ndarray, g: np.ndarray, rate: np.ndarray, *, weight_decay: float) -> np.ndarray:
+    return p - rate.astype(p.dtype) * (g + weight_decay * p if weight_decay else g)
+
+
+def _momentum_forward(
+    p: np.ndarray,
+    g: np.ndarray,
+    v: np.ndarray,
+    rate: np.ndarray,
+    *,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    g = g + weight_decay * p if weight_decay else g
+    v = momentum * v + g
+    return p - rate.astype(p.dtype) * (g + momentum * v if nesterov else v), v
+
+
+_sgd = Op(
+    "sgd",
+    _sgd_forward,
+    kernels={"y": (kernels.sgd, 2048)},  # below, NumPy's two or three calls are faster, by a tenth of a microsecond
+    formula="y = p - rate·(g + λ·p)",
+)
+_momentum = Op(
+    "momentum",
+    _momentum_forward,
+    kernels={"y": (kernels.momentum, 0)},
+    formula="(p', v'),  v' = μ·v + g + λ·p,  p' = p - rate·v', or with Nesterov p - rate·(g + λ·p + μ·v')",
+)
+
+
 class SGD(Optimizer):
     """Gradient descent, with momentum: v ← μ·v + g,  p ← p - lr·v.
 
@@ -156,16 +189,51 @@ class SGD(Optimizer):
             self.state["momentum"] = self._zeros()
 
     def _update(self, params: dict[str, Tensor]) -> None:
-        rates = _by_dtype(params, self.learning_rate)
         for name, p in params.items():
-            g = p.grad
-            if self.weight_decay:
-                g = g + self.weight_decay * p
             if self.momentum:
                 v = self.state["momentum"][name]
-                v.assign(self.momentum * v + g)
-                g = g + self.momentum * v if self.nesterov else v
-            p.assign(p - rates[p.dtype] * g)
+                new_p, new_v = _momentum(
+                    p,
+                    p.grad,
+                    v,
+                    self.learning_rate,
+                    momentum=self.momentum,
+                    nesterov=self.nesterov,
+                    weight_decay=self.weight_decay,
+                )
+                v.assign(new_v)
+            else:
+                new_p = _sgd(p, p.grad, self.learning_rate, weight_decay=self.weight_decay)
+            p.assign(new_p)
+
+
+def _adam_forward(
+    p: np.ndarray,
+    g: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    rate: np.ndarray,
+    step: np.ndarray,
+    *,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    sizes = kernels.adam_sizes(rate, step, betas=betas, eps=eps, weight_decay=weight_decay)
+    size, floor, shrink = map(p.dtype.type, sizes)
+    beta1, beta2 = betas
+    m = beta1 * m + (1.0 - beta1) * g
+    v = beta2 * v + (1.0 - beta2) * np.square(g)
+    return shrink * p - size * m / (np.sqrt(v) + floor), m, v
+
+
+_adam = Op(
+    "adam",
+    _adam_forward,
+    kernels={"y": (kernels.adam, 0)},
+    domain={"v": (0.0, math.inf)},
+    formula="(p', m', v'),  m' = β₁·m + (1 - β₁)·g,  v' = β₂·v + (1 - β₂)·g²,  p' = (1 - lr·λ)·p - lr·m̂'/(√v̂' + ε)",
+)
 
 
 class Adam(Optimizer):
@@ -215,25 +283,25 @@ class Adam(Optimizer):
         self.state["second_moment"] = self._zeros()
 
     def _update(self, params: dict[str, Tensor]) -> None:
-        beta1, beta2 = self.betas
         t = self.state["step"].assign(self.state["step"] + 1.0)
-        root = sqrt(1.0 - pow(beta2, t))
-        sizes = _by_dtype(params, self.learning_rate * root / (1.0 - pow(beta1, t)))
-        floors = _by_dtype(params, self.eps * root)
-        shrinks = _by_dtype(params, 1.0 - self.weight_decay * self.learning_rate) if self.weight_decay else {}
         for name, p in params.items():
             m, v = self.state["first_moment"][name], self.state["second_moment"][name]
-            m.assign(beta1 * m + (1.0 - beta1) * p.grad)
-            v.assign(beta2 * v + (1.0 - beta2) * square(p.grad))
-            kept = shrinks[p.dtype] * p if self.weight_decay else p
-            p.assign(kept - sizes[p.dtype] * m / (sqrt(v) + floors[p.dtype]))
+            new_p, new_m, new_v = _adam(
+                p,
+                p.grad,
+                m,
+                v,
+                self.learning_rate,
+                t,
+                betas=self.betas,
+                eps=self.eps,
+                weight_decay=self.weight_decay,
+            )
+            m.assign(new_m)
+            v.assign(new_v)
+            p.assign(new_p)
 
 
 def _check_weight_decay(optimizer: Optimizer, weight_decay: float) -> None:
     if not 0 <= weight_decay < math.inf:
         raise ValueError(f"{type(optimizer).__name__}: weight_decay is a number ≥ 0, not {weight_decay}")
-
-
-def _by_dtype(params: dict[str, Tensor], x: Tensor) -> dict[np.dtype[Any], Tensor]:
-    """A float64 scalar in the dtype of each parameter: 0-d arrays are not weak, and would promote float32 ones."""
-    return {dtype: cast(x, dtype=dtype) for dtype in dict.fromkeys(p.dtype for p in params.values())}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
@@ -55,6 +55,7 @@ NAMED: dict[str, Parameter] = {
     "slope": of(0.5, 0.0, 0.25, 1.5, -0.5),
     "alpha": of(1.0, 0.5, 2.0),
     "k": Parameter(lambda shapes: st.integers(-2, 2), 2),
+    "eps": of(0.25, 0.01),
     "fill_value": of(0, 1, -2.5),
     "n": Parameter(lambda shapes: st.integers(0, 4)),
 }
@@ -76,7 +77,7 @@ def axis_to_choose_from(shapes: Sequence[Shape]) -> Strategy[int | None]:
 # where `axis` is a tuple of axes, or must not be empty
 AXIS: dict[str, Parameter] = {
     **dict.fromkeys(("sum", "logsumexp", "all", "any", "flip"), Parameter(lambda shapes: some_axes(shapes[0]))),
-    **dict.fromkeys(("max", "min"), Parameter(axes_to_choose_from)),
+    **dict.fromkeys(("max", "min", "standardise"), Parameter(axes_to_choose_from)),
     **dict.fromkeys(("argmax", "argmin"), Parameter(axis_to_choose_from)),
 }
 DISCRETE = st.sampled_from([np.dtype(np.int64), np.dtype(np.bool_)])
@@ -210,6 +211,86 @@ def _astype(draw: Draw, sizes: Sizes) -> Inputs:
     return [draw(shapes(sizes))], {"dtype": draw(DISCRETE)}
 
 
+def _update(arrays: int, scalars: int, **params: Strategy[Any]) -> Plan:
+    """A step of an optimiser: the parameter and so many arrays of its shape in all, a learning rate, a step count."""
+
+    @st.composite
+    def plan(draw: Draw, sizes: Sizes) -> Inputs:
+        shape = draw(shapes(sizes))
+        numbers = (draw(st.sampled_from([0.5, 1e-3])), float(draw(st.integers(1, 100))))[:scalars]
+        return [shape] * arrays + [np.array(x) for x in numbers], draw(st.fixed_dictionaries(params))
+
+    return plan
+
+
+DECAYS = st.sampled_from([0.0, 0.1])
+
+
+@st.composite
+def _cross_entropy(draw: Draw, sizes: Sizes) -> Inputs:
+    shape = draw(shapes(sizes))[:2]
+    classes = draw(st.integers(1, 3))
+    labels = draw(st.lists(st.integers(0, classes - 1), min_size=(n := math.prod(shape)), max_size=n))
+    return [(*shape, classes), np.array(labels, int).reshape(shape)], {}
+
+
+def _geometry(draw: Draw) -> tuple[int, ...]:
+    """Along one axis of an image: size of the window, stride, padding, dilation, windows, length of the image."""
+    size, stride, padding, dilation, windows = (
+        draw(st.integers(*ends)) for ends in ((1, 2), (1, 2), (0, 1), (1, 2), (1, 2))
+    )
+    spare = draw(st.integers(0, stride - 1))
+    length = (windows - 1) * stride + dilation * (size - 1) + 1 - 2 * padding + spare
+    assume(length > 0)
+    return size, stride, padding, dilation, windows, length
+
+
+def _convolution(given: str, **params: str) -> Plan:
+    """Two of images x, weights w and outputs z, and the parameters; `params` names what else there is to say."""
+
+    @st.composite
+    def plan(draw: Draw, sizes: Sizes) -> Inputs:
+        size, stride, padding, dilation, windows, image = zip(_geometry(draw), _geometry(draw), strict=True)
+        groups, channels, out = draw(st.sampled_from([(1, 1, 1), (1, 2, 1), (1, 1, 2), (2, 1, 1), (2, 1, 2)]))
+        n = 0 if sizes.empty else draw(st.integers(1, 2))
+        known = {
+            "x": (n, groups * channels, *image),
+            "w": (groups * out, channels, *size),
+            "z": (n, groups * out, *windows),
+        }
+        rest = {name: known[of][2:] for name, of in params.items()}
+        return [known[name] for name in given], {
+            **rest,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "groups": groups,
+        }
+
+    return plan
+
+
+def _pooling(*given: str, even: bool = False) -> Plan:
+    """Images x, or what there is of each window, z; `even`: the number of pixels in a window is a power of two."""
+
+    @st.composite
+    def plan(draw: Draw, sizes: Sizes) -> Inputs:
+        size = (draw(st.integers(1, 2)), draw(st.sampled_from([1, 2, 4] if even else [1, 2, 3])))
+        stride, windows = (tuple(draw(st.integers(1, 2)) for _ in size) for _ in range(2))
+        padding = tuple(draw(st.integers(0, k // 2)) for k in size)
+        image = tuple(
+            (count - 1) * step + k - 2 * p + draw(st.integers(0, step - 1))
+            for k, step, p, count in zip(size, stride, padding, windows, strict=True)
+        )
+        assume(min(image) > 0)
+        leading = (0,) if sizes.empty else draw(st.sampled_from([(), (2,), (1, 2)]))
+        shapes = {"x": (*leading, *image), "z": (*leading, *windows)}
+        params = {"size": size, "stride": stride, "padding": padding}
+        return [shapes[name] for name in given], params if "x" in given else {**params, "shape": image}
+
+    return plan
+
+
 def _random(**params: Strategy[Any]) -> Plan:
     state = st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 5)).map(lambda state: np.array(state, np.uint64))
     return lambda sizes: st.tuples(st.tuples(state), st.fixed_dictionaries(params))
@@ -230,6 +311,19 @@ CALLS: dict[str, Plan] = {
     "einsum": _einsum,
     "assign": _assign,
     "astype": _astype,
+    "sgd": _update(2, 1, weight_decay=DECAYS),
+    "momentum": _update(3, 1, momentum=st.sampled_from([0.5, 0.9]), nesterov=st.booleans(), weight_decay=DECAYS),
+    "adam": _update(4, 2, betas=st.sampled_from([(0.9, 0.999), (0.0, 0.5)]), eps=st.just(1e-3), weight_decay=DECAYS),
+    "cross_entropy": _cross_entropy,
+    "conv2d": _convolution("xw"),
+    "conv2d_input": _convolution("zw", shape="x"),
+    "conv2d_weight": _convolution("xz", size="w"),
+    "max_pool": _pooling("x"),
+    "pool_argmax": _pooling("x"),
+    "stochastic_pool": _pooling("x", "z"),
+    "pool_draw": _pooling("x", "z"),
+    "avg_pool": _pooling("x", even=True),
+    "avg_unpool": _pooling("z", even=True),
     "random_uniform": _random(shape=shapes(), dtype=st.sampled_from(FLOATS)),
     "random_normal": _random(shape=shapes(), dtype=st.sampled_from(FLOATS)),
     "random_integers": _random(shape=shapes(), low=st.integers(-3, 0), high=st.integers(1, 4)),

@@ -5,8 +5,9 @@ Where an operation is a NumPy function, that is its oracle; the others are compu
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,126 @@ def _bce_with_logits(z: np.ndarray, t: np.ndarray) -> np.ndarray:
     return -(t * special.log_expit(z) + (1 - t) * special.log_expit(-z))
 
 
+def _cross_entropy(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    others = z * 1.0 - np.take_along_axis(z, labels[..., None], -1)
+    np.put_along_axis(others, labels[..., None], -np.inf, -1)
+    return np.logaddexp(np.logaddexp.reduce(others, -1), 0)
+
+
+@cancelling(lambda m, v: 1 + m * m + np.exp(v))
+def _gaussian_kl(m: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return 0.5 * (m * m + np.exp(v) - 1 - v)
+
+
+@cancelling(lambda p, g, rate, **_: np.abs(p) + np.abs(g))
+def _sgd(p: np.ndarray, g: np.ndarray, rate: np.ndarray, *, weight_decay: float) -> np.ndarray:
+    return p - float(rate) * (g + weight_decay * p if weight_decay else g)
+
+
+@cancelling(lambda p, g, v, rate, **_: 3 * (np.abs(p) + np.abs(g) + np.abs(v)))
+def _momentum(p: Any, g: Any, v: Any, rate: Any, *, momentum: float, nesterov: bool, weight_decay: float) -> Any:
+    g = g + weight_decay * p if weight_decay else g
+    v = g + momentum * v
+    return p - float(rate) * (g + momentum * v) if nesterov else p - float(rate) * v, v
+
+
+@cancelling(lambda p, g, m, v, *_, **__: np.abs(p) + (np.abs(g) + np.abs(m)) * 1e3 + g * g + np.abs(v))
+def _adam(p: Any, g: Any, m: Any, v: Any, rate: Any, step: Any, *, betas: Any, eps: float, weight_decay: float) -> Any:
+    """As in algorithm 1 of Kingma and Ba (2015), with the moments' bias corrected one by one."""
+    b1, b2, rate, step = *betas, float(rate), float(step)
+    m, v = m * b1 + g * (1 - b1), v * b2 + g * g * (1 - b2)
+    return p * (1 - rate * weight_decay) - rate * (m / (1 - b1**step)) / (np.sqrt(v / (1 - b2**step)) + eps), m, v
+
+
+def _taps(x: Any, z: Any, w: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Iterator[tuple[Any, ...]]:
+    """Where every product of a convolution is in the padded x, in z and in w, given their shapes, one by one."""
+    for at in itertools.product(*map(range, (*z, *w[1:]))):
+        n, o, down, across, c, i, j = at
+        row, column = down * stride[0] + i * dilation[0], across * stride[1] + j * dilation[1]
+        yield (n, o // (w[0] // groups) * w[1] + c, row, column), (n, o, down, across), (o, c, i, j)
+
+
+def _padded(x: np.ndarray, padding: Any, value: Any = 0) -> np.ndarray:
+    y = np.full((*x.shape[:-2], x.shape[-2] + 2 * padding[0], x.shape[-1] + 2 * padding[1]), value, x.dtype)
+    y[..., padding[0] : padding[0] + x.shape[-2], padding[1] : padding[1] + x.shape[-1]] = x
+    return y
+
+
+def _conv2d(x: np.ndarray, w: np.ndarray, *, stride: Any, padding: Any, dilation: Any, groups: int) -> np.ndarray:
+    x = _padded(x, padding)
+    down, across = (
+        len(range(0, n - d * (k - 1), s)) for n, k, s, d in zip(x.shape[2:], w.shape[2:], stride, dilation, strict=True)
+    )
+    y = np.zeros((len(x), len(w), down, across), np.result_type(x, w))
+    for i, k, j in _taps(x.shape, y.shape, w.shape, stride, padding, dilation, groups):
+        y[k] += x[i] * w[j]
+    return y
+
+
+def _conv2d_input(z: Any, w: Any, *, shape: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> np.ndarray:
+    y = _padded(np.zeros((len(z), w.shape[1] * groups, *shape), np.result_type(z, w)), padding)
+    for i, k, j in _taps(y.shape, z.shape, w.shape, stride, padding, dilation, groups):
+        y[i] += z[k] * w[j]
+    return y[:, :, padding[0] : padding[0] + shape[0], padding[1] : padding[1] + shape[1]]
+
+
+def _conv2d_weight(x: Any, z: Any, *, size: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> np.ndarray:
+    x = _padded(x, padding)
+    y = np.zeros((z.shape[1], x.shape[1] // groups, *size), np.result_type(x, z))
+    for i, k, j in _taps(x.shape, z.shape, y.shape, stride, padding, dilation, groups):
+        y[j] += x[i] * z[k]
+    return y
+
+
+def _pooled(x: np.ndarray, size: Any, stride: Any, padding: Any, choose: Callable[..., Any]) -> np.ndarray:
+    """For each window what `choose` makes of the positions of its pixels in the flattened x, -1 for padding."""
+    spots = _padded(_positions(x.shape), padding, -1)
+    *leading, h, w = spots.shape
+    tops, lefts = range(0, h - size[0] + 1, stride[0]), range(0, w - size[1] + 1, stride[1])
+    found = [
+        choose(k, spots[(*at, slice(top, top + size[0]), slice(left, left + size[1]))].reshape(-1))
+        for k, (at, top, left) in enumerate(itertools.product(np.ndindex(*leading), tops, lefts))
+    ]
+    return np.array(found).reshape(*leading, len(tops), len(lefts))
+
+
+def _pool_argmax(x: np.ndarray, *, size: Any, stride: Any, padding: Any) -> np.ndarray:
+    def choose(_: int, spots: np.ndarray) -> Any:
+        inside = spots[spots >= 0]
+        return inside[np.argmax(x.reshape(-1)[inside])]
+
+    return _pooled(x, size, stride, padding, choose).astype(np.intp)
+
+
+def _pool_draw(x: np.ndarray, u: np.ndarray, *, size: Any, stride: Any, padding: Any) -> np.ndarray:
+    def choose(k: int, spots: np.ndarray) -> Any:
+        inside = spots[spots >= 0]
+        weights = [0 if n < 0 else n for n in x.reshape(-1)[inside]]
+        sums = [*itertools.accumulate(weights)]
+        goal = u.reshape(-1)[k] * sums[-1]
+        past = [n != n or n > goal or n == sums[-1] for n in sums]
+        return inside[past.index(True)]
+
+    return _pooled(x, size, stride, padding, choose).astype(np.intp)
+
+
+def _avg_pool(x: np.ndarray, *, size: Any, stride: Any, padding: Any) -> np.ndarray:
+    def choose(_: int, spots: np.ndarray) -> Any:
+        return np.sum(x.reshape(-1)[spots[spots >= 0]], dtype=y_type) / y_type(spots.size)
+
+    y_type = x.dtype.type if x.dtype.kind == "f" else np.float64
+    return _pooled(x, size, stride, padding, choose).astype(y_type)
+
+
+def _avg_unpool(x: np.ndarray, *, shape: Any, size: Any, stride: Any, padding: Any) -> np.ndarray:
+    share = x / math.prod(size)
+    y = _padded(np.zeros((*x.shape[:-2], *shape), share.dtype), padding)
+    for at in np.ndindex(*x.shape):
+        top, left = at[-2] * stride[0], at[-1] * stride[1]
+        y[(*at[:-2], slice(top, top + size[0]), slice(left, left + size[1]))] += share[at]
+    return y[..., padding[0] : padding[0] + shape[0], padding[1] : padding[1] + shape[1]]
+
+
 def _reduction(f: Callable[..., Any]) -> Callable[..., Any]:
     return lambda x, *, axis, keepdims: f(x, axis=axis, keepdims=keepdims)
 
@@ -121,6 +242,12 @@ ORACLES: dict[str, Callable[..., Any]] = {
         ]
     },
     "round": np.rint,
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "adam": _adam,
+    "standardise": lambda x, *, axis, eps: (
+        (x - x.mean(axis, keepdims=True)) / np.sqrt(x.var(axis, keepdims=True) + eps)
+    ),
     "constant_power": lambda x, *, exponent: np.power(x, exponent),
     "rsqrt": lambda x: np.reciprocal(np.sqrt(x)),
     "erf": special.erf,
@@ -132,9 +259,11 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "relu": lambda x: np.clip(x, 0, None),
     "leaky_relu": lambda x, *, slope: np.where(x < 0, slope * x, x),
     "elu": lambda x, *, alpha: np.where(x < 0, alpha * np.expm1(np.clip(x, None, 0)), x),
-    "gelu": lambda x: x * special.ndtr(x),
-    "silu": lambda x: x * special.expit(x),
+    "gelu": lambda x: np.maximum(x, -1e30) * special.ndtr(x),  # -0 at -∞, not 0·∞
+    "silu": lambda x: np.maximum(x, -1e30) * special.expit(x),
     "bce_with_logits": _bce_with_logits,
+    "cross_entropy": _cross_entropy,
+    "gaussian_kl": _gaussian_kl,
     **{name: _reduction(getattr(np, name)) for name in ("sum", "max", "min", "all", "any", "argmax", "argmin")},
     "logsumexp": _logsumexp,
     "log_softmax": _log_softmax,
@@ -163,5 +292,14 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "scatter": _scatter,
     "overwritten": _overwritten,
     "argsort": _argsort,
+    "conv2d": _conv2d,
+    "conv2d_input": _conv2d_input,
+    "conv2d_weight": _conv2d_weight,
+    "pool_argmax": _pool_argmax,
+    "pool_draw": _pool_draw,
+    "max_pool": lambda x, **window: x.reshape(-1)[_pool_argmax(x, **window)],
+    "stochastic_pool": lambda x, u, **window: x.reshape(-1)[_pool_draw(x, u, **window)],
+    "avg_pool": _avg_pool,
+    "avg_unpool": _avg_unpool,
     "random_next": lambda state: np.array([state[0], state[1] + np.uint64(1)]),
 }

@@ -31,7 +31,8 @@ from minigrad.testing.strategies import (
 )
 from minigrad.testing.suite import cancelling, op_suite
 
-from .engine_calls import every_op, few
+from .engine_calls import CALLS, every_op, few
+from .oracles import ORACLES
 
 
 @dataclass(frozen=True)
@@ -324,6 +325,30 @@ def _softmax(x: np.ndarray, *, axis: int) -> np.ndarray:
     return np.exp(x - np.logaddexp.reduce(x, axis=axis, keepdims=True))
 
 
+@st.composite
+def _transposed(draw: Draw, sizes: Sizes) -> Inputs:
+    """What a convolution in reverse takes: its outputs, its weights, and an image size that it can have come from."""
+    (z, w), params = draw(CALLS["conv2d_input"](sizes))
+    shape, stride, padding, dilation = (params[name] for name in ("shape", "stride", "padding", "dilation"))
+    least = [(z[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (w[2 + i] - 1) + 1 for i in (0, 1)]
+    params["output_padding"] = tuple(shape[i] - least[i] for i in (0, 1))
+    del params["shape"]
+    return [z, w], params
+
+
+def _conv_transpose2d(x: np.ndarray, w: np.ndarray, *, output_padding: Any, **params: Any) -> np.ndarray:
+    """Every pixel of x puts w times itself into the result."""
+    shape = tuple(
+        (x.shape[2 + i] - 1) * params["stride"][i]
+        - 2 * params["padding"][i]
+        + params["dilation"][i] * (w.shape[2 + i] - 1)
+        + output_padding[i]
+        + 1
+        for i in (0, 1)
+    )
+    return ORACLES["conv2d_input"](x, w, shape=shape, **params)
+
+
 INTS = (0, 1, -1, 2)
 AB = ("a", "b")
 LINEAR: dict[str, Any] = {"kind": "linear"}
@@ -332,6 +357,8 @@ STARRED: dict[str, Any] = {"kind": "linear", "inputs": ("xs",), "star": 0}
 COMPOSITES = {
     c.name: c
     for c in [
+        # convolution
+        Composite("conv_transpose2d", mg.conv_transpose2d, _conv_transpose2d, _transposed, ("x", "w"), "bilinear"),
         # reductions
         Composite("sum", mg.sum, np.sum, _any_axes, **LINEAR),
         Composite("mean", mg.mean, np.mean, reduced()),

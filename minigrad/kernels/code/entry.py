@@ -48,6 +48,8 @@ def add_entry(module: ir.Module, symbol: str, context: Any, compiled: Any, kinds
     for i, kind in enumerate(kinds):
         if kind.endswith("*"):
             value = builder.load(builder.bitcast(builder.gep(argument(i), [I64(DATA)]), ir.PointerType(I64)))
+        elif kind == "array":
+            value = builder.ptrtoint(argument(i), I64)
         elif kind == "int":
             value = builder.call(external["PyLong_AsSsize_t"], [argument(i)])
         else:
@@ -91,7 +93,7 @@ def _chunk_function(module: ir.Module, name: str, context: Any, compiled: Any, k
     values = []
     for i, (kind, t) in enumerate(zip(kinds, compiled.signature.args, strict=False)):
         slot = builder.load(builder.gep(slots, [I64(i)]))
-        if kind.endswith("*"):
+        if kind.endswith("*") or kind == "array":
             slot = builder.inttoptr(slot, context.get_value_type(t))
         elif kind == "real":
             slot = builder.bitcast(slot, ir.DoubleType())

@@ -7,6 +7,7 @@ can't be swapped, since the number differs.
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
 from typing import Any
@@ -35,9 +36,12 @@ from minigrad.kernels.native import Source
 I32, I64 = ir.IntType(32), ir.IntType(64)
 WORDS = types.CPointer(types.int64)
 PATIENCE = 20_000  # looks for work before a helper sleeps: some 200 µs
+INSIST = 2_000  # looks whether a job is done before the caller lets others have its processor
 
 acquire_lock = types.ExternalFunction("PyThread_acquire_lock", types.int32(types.int64, types.int32))
 release_lock = types.ExternalFunction("PyThread_release_lock", types.void(types.int64))
+let_others = types.ExternalFunction("sched_yield", types.int32())  # of POSIX
+CAN_LET_OTHERS = os.name == "posix"
 
 
 def _at(builder: ir.IRBuilder, args: Sequence[Any]) -> Any:
@@ -149,8 +153,12 @@ def run(words: Any, function: int, slots: int, chunks: int, _: int) -> None:
     for i in range(min(words[HELPERS], chunks - 1)):
         wake(words, i)
     take_part(words)
+    looks = 0
     while read(words, DONE) != chunks:
         pause()
+        looks += 1
+        if CAN_LET_OTHERS and looks > INSIST:  # a helper may have lost its processor in the middle of a chunk
+            let_others()
     write(words, BUSY, 0)
 
 

@@ -1,0 +1,468 @@
+"""Elementary functions as formulas on `V`: one formula serves float32 and float64, numbers and vectors of any width.
+
+All are within 3 units in the last place over the whole range, with the right values at ±0, ±∞ and NaN, and among the
+denormal numbers (tests/kernels/test_simd_math.py measures it). They have no branches: what only some lanes need is
+computed for all and selected. None relies on fused multiply-adds for more than speed: constants that are multiplied by
+a whole number have so many zeros at their end that the product is exact.
+
+The polynomials are Chebyshev fits, the highest coefficient first, made with mpmath's `chebyfit` in 60 digits; beside
+each stand the function, the interval and the error of the fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from llvmlite import ir
+
+from minigrad.kernels.simd import (
+    FUSED,
+    V,
+    absolute,
+    avx512,
+    bits,
+    converted,
+    copysign,
+    fills_avx512,
+    fma,
+    from_bits,
+    larger,
+    select,
+    smaller,
+)
+
+INF, NAN = math.inf, math.nan
+
+
+class Format(NamedTuple):
+    """A floating-point format, and the coefficients that suit it."""
+
+    mantissa: int  # bits
+    bias: int  # of the exponent
+    magic: float  # added, it rounds to a whole number, which then stands in the lowest bits
+    ln2: tuple[float, float]  # two parts; the first times a whole number that is an exponent is exact
+    most: float  # exp overflows from here on
+    least: float  # exp is 0 from here down
+    tiny: float  # the smallest normal number
+    exp: Sequence[float]  # (exp(r) - 1 - r)/r², |r| ≤ ln(2)/2
+    log: Sequence[float]  # (2·artanh(s)/s - 2)/s², s² ≤ 0.0401, in s²
+    erf: Sequence[float]  # erf(x)/x - 1, |x| ≤ the first of `span`, in x²
+    span: tuple[float, float]  # from the first of them on erf is 1 - exp(a polynomial), from the second on it is 1
+    log_erfc: Sequence[float]  # log(erfc(t))/t, t in the span; the error times t·erfc(t)
+    erfc: Tail  # exp(t²)·erfc(t)
+    normal: Tail  # exp(t²/2)·Φ(-t), Φ the normal distribution function
+
+
+class Tail(NamedTuple):
+    """A function of t ≥ 0 that falls like 1/t, as (½ + P(u))/(t + near), u = (t - far)/(t + far).
+
+    The quotient is flat around t = 0, so that errors of u don't matter there.
+    """
+
+    near: float
+    far: float
+    most: float  # from here on its product with the exponential is 0
+    polynomial: Sequence[float]
+
+
+SINGLE = Format(
+    23,
+    127,
+    1.5 * 2.0**23,
+    (0.693145751953125, 1.4286068203094173e-06),
+    89.0,
+    -104.0,
+    2.0**-126,
+    (0.0013926926614021907, 0.008363773874405574, 0.04166655011030512, 0.16666573381900845, 0.5),  # 8e-9
+    (0.23751341765880343, 0.28532545003481563, 0.4000031364468307, 0.6666666627321278),  # 4e-9
+    (-0.0005979258060044365, 0.004991231233690149, -0.026765560651571162, 0.11281796525968253, -0.37612492987340634,
+     0.12837914969330616),  # 2e-8
+    (0.92, 4.1),
+    (0.00021324480121031721, -0.0032092375596074873, 0.02287282333940558, -0.1052368375009459,
+     -0.6357361091679671, -1.1285094112986793),  # 3e-9
+    Tail(0.875, 3.0, 10.1,
+    (-0.00011847668996294285, -0.00038989869764012976, 0.0007740312511270738, 0.0015591839901222147,
+     -0.010293905684507478, 0.024998655852627463, -0.032761720136562755, 0.008529896827998826,
+     0.06832029016312738, -0.19014815901463542, 0.1936294605806297)),  # 2e-9
+    Tail(1.25, 4.0, 15.0,
+    (-7.24730482617952e-05, -8.049230937587541e-05, 0.0006475290019018268, -0.0001378239230468069,
+     -0.004876072221789161, 0.015815723002691375, -0.024481536317413073, 0.010673256611902875,
+     0.04509444754328187, -0.13930290057324865, -0.004344133249020579)),  # 1e-9
+)  # fmt: skip
+DOUBLE = Format(
+    52,
+    1023,
+    1.5 * 2.0**52,
+    (0.6931471804855391, 7.440617110012397e-11),
+    710.0,
+    -745.5,
+    2.0**-1022,
+    (2.0915442297780116e-09, 2.5106274733573296e-08, 2.75572718102198e-07, 2.755725283351691e-06,
+     2.4801587327007187e-05, 0.00019841269876864356, 0.0013888888888883327, 0.008333333333325544, 0.04166666666666667,
+     0.1666666666666667, 0.5),  # 2e-19
+    (0.1511848710872457, 0.15283703752403147, 0.18184610246294064, 0.22222182776674482, 0.2857142883604555,
+     0.39999999999335556, 0.6666666666666694),  # 3e-15, which s³ makes 2e-17
+    (5.957176147748911e-11, -1.1372848856791674e-09, 1.4659775274047436e-08, -1.6350312701054695e-07,
+     1.6461000484121368e-06, -1.4925595266831182e-05, 0.0001205533111164271, -0.000854832698083379,
+     0.0052239776248180145, -0.026866170645076792, 0.11283791670954879, -0.3761263890318375,
+     0.1283791670955126),  # 1e-19
+    (1.0, 6.0),
+    (-8.449283032326125e-12, 3.39828381583579e-10, -6.34632029793029e-09, 7.289583856860111e-08,
+     -5.736791571628122e-07, 3.2456714998760355e-06, -1.3327092728578698e-05, 3.796655602067177e-05,
+     -5.883951038148782e-05, -5.760342230484892e-05, 0.0006480541897025926, -0.0017638182646964866,
+     0.0002644225495638358, 0.019096740978117702, -0.10276033130609483, -0.6366226586707262,
+     -1.1283788548129605),  # 2e-17
+    Tail(0.875, 4.0, 27.3,
+    (-7.570911758788243e-10, -6.3063578305101245e-09, -5.112296047494038e-09, 5.215886420732557e-08,
+     4.154212362516384e-08, -3.8155873152444176e-07, 4.3501251854580776e-08, 2.7055934739714133e-06,
+     -4.507834305881639e-06, -1.291521202446881e-05, 6.685248518973395e-05, -7.000909380806067e-05,
+     -0.0003870472892150852, 0.0022163123308009797, -0.006576268174190025, 0.013767278018402525,
+     -0.021428036710980612, 0.02320098663357379, -0.009658341493597475, -0.02754815413412475,
+     0.08970970564565987, -0.1669610767053458, 0.1678723559221743)),  # 7e-18
+    Tail(1.25, 5.0, 39.0,
+    (7.137762074438305e-10, 3.894858475240368e-09, 8.097067334605887e-10, -3.066249284741659e-08,
+     -2.4707121716163746e-08, 1.891693708268791e-07, 1.4399087816084996e-07, -1.249171869902783e-06,
+     -2.3772622585489798e-07, 8.743686818051555e-06, -8.235363731386127e-06, -5.336771165286394e-05,
+     0.00016722733185748712, 4.136090204845539e-05, -0.001621184664451613, 0.005927289567072759,
+     -0.012922572764837924, 0.018683488122536642, -0.014437204895252478, -0.010218616930826771,
+     0.060047571397464056, -0.1274166706500118, -0.019254343906210652)),  # 6e-18
+)  # fmt: skip
+
+
+def format_of(x: V) -> Format:
+    return SINGLE if isinstance(x.element, ir.FloatType) else DOUBLE
+
+
+def polynomial(coefficients: Sequence[float], x: V) -> V:
+    """By Horner's rule; the coefficient of the highest power comes first."""
+    y = x.constant(coefficients[0])
+    for c in coefficients[1:]:
+        y = fma(y, x, c)
+    return y
+
+
+def _power_of_two(k: V) -> V:
+    """2ᵏ for a whole k that is the exponent of a normal number: the shift drops all bits but those of k + bias."""
+    f = format_of(k)
+    return from_bits(bits(k + (f.magic + f.bias)) << f.mantissa)
+
+
+def _scaled(y: V, k: V) -> V:
+    """y·2ᵏ for a whole number k; it may be denormal, rounded once if 1/4 < |y|, or overflow."""
+    if fills_avx512(y):
+        return avx512("scalef", y, k)
+    magic = format_of(k).magic
+    half = (k * 0.5 + magic) - magic
+    return y * _power_of_two(half) * _power_of_two(k - half)
+
+
+def _whole(x: V) -> V:
+    """x/ln 2, rounded to a whole number."""
+    magic = format_of(x).magic
+    return fma(x, 1 / math.log(2), magic) - magic
+
+
+def _reduced(x: V) -> tuple[V, V]:
+    """x = k·ln 2 + r with |r| ≤ ln(2)/2: r, and the whole number k. For |x| < 900, float32 |x| < 150."""
+    f = format_of(x)
+    k = _whole(x)
+    return fma(k, -f.ln2[1], fma(k, -f.ln2[0], x)), k
+
+
+def _at_most(bound: float, x: V) -> V:
+    """x, or the bound where that is smaller; NaN stays."""
+    return smaller(x.constant(bound), x)
+
+
+def _at_least(bound: float, x: V) -> V:
+    """x, or the bound where that is larger; NaN stays."""
+    return larger(x.constant(bound), x)
+
+
+def _expm1_core(r: V) -> V:
+    """exp(r) - 1 for |r| ≤ ln(2)/2."""
+    return fma(r * r, polynomial(format_of(r).exp, r), r)
+
+
+def _exp_in_two(x: V) -> tuple[V, V]:
+    """exp(x) as y·2ᵏ, for x that `_reduced` takes: y near 1, and the whole number k."""
+    r, k = _reduced(x)
+    return _expm1_core(r) + 1.0, k
+
+
+def exp(x: V) -> V:
+    f = format_of(x)
+    return _scaled(*_exp_in_two(_at_least(f.least, _at_most(f.most, x))))
+
+
+def _exp_of_minus(size: V) -> V:
+    """exp(-size) for size ≥ 0."""
+    return _scaled(*_exp_in_two(_at_least(format_of(size).least, -size)))
+
+
+def expm1(x: V) -> V:
+    f = format_of(x)
+    r, k = _reduced(_at_least(-2.0 * f.mantissa, _at_most(f.most, x)))  # from there down it is -1
+    half = _power_of_two(k - 1.0)  # for 2ᵏ itself may overflow
+    y = fma(half, _expm1_core(r), half - 0.5) * 2.0
+    return select(absolute(x) < 1e-30, x, y)  # that tiny, halves would lose a bit
+
+
+def _log_of(fraction: V, k: V) -> V:
+    """k·ln 2 + log(1 + fraction), for 1 + fraction in [√½, 1.5] and k a whole number.
+
+    log(1 + f) = 2·artanh(s), s = f/(2 + f), arranged as in the C library of FreeBSD (e_log.c): 2s = f - s·f.
+    """
+    f = format_of(fraction)
+    s = fraction / (fraction + 2.0)
+    z = s * s
+    h = fraction * fraction * 0.5
+    return fma(k, f.ln2[0], fraction - (h - fma(s, fma(z, polynomial(f.log, z), h), k * f.ln2[1])))
+
+
+def _split(x: V) -> tuple[V, V]:
+    """x = 2ᵏ·(1 + f) with 1 + f in [√½, √2): f, and k as a float; for normal positive numbers."""
+    f = format_of(x)
+    root = int(math.sqrt(0.5) * 2 ** (f.mantissa + 1)) - 2**f.mantissa + ((f.bias - 1) << f.mantissa)  # bits of √½
+    one = f.bias << f.mantissa
+    i = bits(x) + (one - root)
+    whole = from_bits((i >> f.mantissa) | bits(x.constant(2.0**f.mantissa)))  # 2²³ + k + bias, exactly
+    k = whole - (2.0**f.mantissa + f.bias)
+    fraction = from_bits((i & (2**f.mantissa - 1)) + root) - 1.0
+    return fraction, k
+
+
+def log(x: V) -> V:
+    f = format_of(x)
+    if fills_avx512(x):
+        one = avx512("getmant", x, 0b1011)  # x/2ᵏ in [¾, 1½); NaN for negative numbers
+        return _log_of(one - 1.0, avx512("getexp", x) - avx512("getexp", one))  # of 0 and ∞ the exponent is infinite
+    small = x < f.tiny
+    fraction, k = _split(select(small, x * 2.0 ** (f.mantissa + 2), x))
+    y = _log_of(fraction, k - select(small, x.constant(f.mantissa + 2), 0.0))
+    y = select(x < INF, y, x)
+    return select(x > 0.0, y, select(x == 0.0, x.constant(-INF), select(x == x, x.constant(NAN), x)))
+
+
+def log1p(x: V) -> V:
+    u = x + 1.0
+    fraction, k = _split(u)
+    near = absolute(x) < 0.29  # then 1 + x is in [√½, √2], and what rounding takes from it would be missed
+    fraction, k = select(near, x, fraction), select(near, 0.0, k)
+    lost = select(x < 1.0, x - (u - 1.0), 1.0 - (u - x)) / u  # what rounding took from 1 + x, relative to it
+    y = _log_of(fraction, k) + select(near, 0.0, lost)
+    y = select(x < INF, select(absolute(x) < 1e-30, x, y), x)
+    return select(x > -1.0, y, select(x == -1.0, x.constant(-INF), select(x == x, x.constant(NAN), x)))
+
+
+def _log1p_of_at_most_one(z: V) -> V:
+    """log(1 + z) for 0 ≤ z ≤ 1: 1 + z is halved where it exceeds √2."""
+    big = z > 0.41421356
+    return _log_of(select(big, (z - 1.0) * 0.5, z), select(big, z.constant(1.0), 0.0))
+
+
+def tanh(x: V) -> V:
+    """(e²ˣ - 1)/(e²ˣ + 1) of |x|; e²ˣ - 1 without cancellation."""
+    size = _at_most(10.0 if format_of(x) is SINGLE else 20.0, absolute(x))  # from there on it is 1
+    r, k = _reduced(size + size)
+    scale = _power_of_two(k)
+    e = fma(scale, _expm1_core(r), scale - 1.0)
+    return copysign(e / (e + 2.0), x)
+
+
+def sigmoid(x: V) -> V:
+    e = _exp_of_minus(absolute(x))
+    return select(x >= 0.0, x.constant(1.0), e) / (e + 1.0)
+
+
+def softplus(x: V) -> V:
+    return _at_least(0.0, x) + _log1p_of_at_most_one(_exp_of_minus(absolute(x)))
+
+
+def silu(x: V) -> V:
+    """x·σ(x), its power of two multiplied last: the parts may be denormal where the product is not."""
+    f = format_of(x)
+    x = _at_least(1.1 * f.least, x)  # from there down it is -0, and ∞ times 0 would be NaN
+    r, k = _reduced(_at_least(1.1 * f.least, -absolute(x)))
+    e = _expm1_core(r)
+    positive = x >= 0.0
+    quotient = select(positive, x, fma(x, e, x)) / (_scaled(e + 1.0, k) + 1.0)
+    return _scaled(quotient, select(positive, x.constant(0.0), k))
+
+
+def _product(x: V, y: V) -> tuple[V, V]:
+    """x·y as a rounded number and what rounding took from it."""
+    high = x * y
+    if FUSED:
+        return high, fma(x, y, -high)
+    splitter = 2.0 ** ((format_of(x).mantissa + 2) // 2) + 1  # Veltkamp's splitting, Dekker's product (1971)
+    a, c = x * splitter, y * splitter
+    a, c = a - (a - x), c - (c - y)
+    b, d = x - a, y - c
+    return high, (((a * c - high) + a * d) + b * c) + b * d
+
+
+def _tail(size: V, tail: Tail) -> tuple[V, V, V]:
+    """The function at size ≥ 0 as y + low + y·lost, low and lost being what y has lost to rounding.
+
+    One division serves both quotients.
+    """
+    near, far = size + tail.near, size + tail.far
+    both = 1.0 / (near * far)
+    v = far * both
+    high, low = _product(near, v)
+    lost = ((1.0 - high) - low) - (size - (near - tail.near)) * v
+    p, half = polynomial(tail.polynomial, (size - tail.far) * (near * both)), v * 0.5
+    y = fma(v, p, half)
+    return y, fma(v, p, half - y), lost
+
+
+def _exp_of_minus_square(size: V, factor: float) -> tuple[V, V]:
+    """exp(-factor·size²) as (1 + e)·2ᵏ: e and k; with what rounding took from the square."""
+    high, low = _product(size, size)
+    k = _whole(high * -factor)
+    ln2 = format_of(size).ln2
+    return _expm1_core(fma(k, -ln2[0], high * -factor) - fma(k, ln2[1], low * factor)), k
+
+
+def erf(x: V) -> V:
+    f = format_of(x)
+    size = absolute(x)
+    t = _at_most(f.span[1], size)
+    r, k = _reduced(t * polynomial(f.log_erfc, t))
+    far = fma(_expm1_core(r) + 1.0, -_power_of_two(k), x.constant(1.0))
+    return select(size < f.span[0], fma(polynomial(f.erf, x * x), x, x), copysign(far, x))
+
+
+def erfc(x: V) -> V:
+    f = format_of(x)
+    size = _at_most(f.erfc.most, absolute(x))
+    e, k = _exp_of_minus_square(size, 1.0)
+    y, low, lost = _tail(size, f.erfc)
+    y = _scaled(y + fma(y, e + lost, low), k)
+    return select(x < 0.0, 2.0 - y, y)
+
+
+def gelu(x: V) -> V:
+    """x·Φ(x) as 0 or x less |x|·Φ(-|x|), of which nothing cancels."""
+    f = format_of(x)
+    size = _at_most(f.normal.most, absolute(x))
+    e, k = _exp_of_minus_square(size, 0.5)
+    y, low, lost = _tail(size, f.normal)
+    y, more = _product(size, y)
+    y = _scaled(y + fma(y, e + lost, fma(size, low, more)), k)
+    return select(x >= 0.0, x, x.constant(-0.0)) - y
+
+
+SIN_MOST = 1e6  # up to here sin and cos are exact to rounding; beyond, NaN, and the caller asks NumPy
+# (sin(r)/r - 1)/r² and (cos(r) - 1 + r²/2)/r⁴, |r| ≤ π/4, in r²; errors 1e-17 and 5e-19
+SIN = (1.5917848524808262e-10, -2.5051127944014188e-08, 2.755731608381636e-06, -0.00019841269836722418,
+       0.008333333333330925, -0.16666666666666666)  # fmt: skip
+COS = (-1.1382456778061306e-11, 2.0876143827993133e-09, -2.7557317260008837e-07, 2.480158729874307e-05,
+       -0.0013888888888887382, 0.041666666666666664)  # fmt: skip
+HALF_PI = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)  # 33 bits, 33 bits, the rest
+
+
+def _circular(x: V, quarters: int) -> V:
+    """sin(x + quarters·π/2), in float64 throughout.
+
+    π/2 is taken off in three parts (Cody and Waite 1980), of which the first two are exact, for k below 2²⁰.
+    """
+    wide = converted(x, ir.DoubleType())
+    shifted = wide * (2 / math.pi) + DOUBLE.magic
+    k = shifted - DOUBLE.magic
+    a, b = wide - k * HALF_PI[0], k * HALF_PI[1]
+    r = a - b
+    low = (a - r) - b - k * HALF_PI[2]
+    high = r + low
+    low = (r - high) + low
+    s = high * high
+    sine = high + (high * s * polynomial(SIN, s) + low * (1.0 - s * 0.5))
+    w = 1.0 - s * 0.5
+    cosine = w + (((1.0 - w) - s * 0.5) + (s * s * polynomial(COS, s) - high * low))
+    quadrant = bits(shifted) + quarters
+    y = select((quadrant & 1) == 0, sine, cosine)
+    y = select((quadrant & 2) == 0, y, -y)
+    return converted(select(absolute(wide) <= SIN_MOST, y, wide.constant(NAN)), x.element)
+
+
+def sin(x: V) -> V:
+    return select(absolute(x) < 1e-30, x, _circular(x, 0))  # keeps -0, and what is denormal
+
+
+def cos(x: V) -> V:
+    return _circular(x, 1)
+
+
+# What activations do to cotangents. `g` is the cotangent of the output; the others are what the rules in
+# minigrad/ops keep. They multiply in such an order that nothing underflows or loses digits before it must.
+
+
+def tanh_vjp(g: V, x: V) -> V:
+    """g/cosh²x; 1/cosh twice, since its square underflows where the product need not."""
+    e = _exp_of_minus(absolute(x))
+    sech = e * 2.0 / fma(e, e, e.constant(1.0))
+    return g * sech * sech
+
+
+def sigmoid_vjp(g: V, y: V, x: V) -> V:
+    return g * (y * sigmoid(-x))
+
+
+def softplus_vjp(g: V, x: V) -> V:
+    return g * sigmoid(x)
+
+
+def relu(x: V) -> V:
+    return _at_least(0.0, x)
+
+
+def relu_vjp(g: V, x: V) -> V:
+    return select(x > 0.0, g, 0.0)
+
+
+def leaky_relu(x: V, slope: V) -> V:
+    return select(x > 0.0, x, x * slope)
+
+
+def leaky_relu_vjp(g: V, x: V, slope: V) -> V:
+    return select(x > 0.0, g, g * slope)
+
+
+def elu(x: V, alpha: V) -> V:
+    return select(x > 0.0, x, expm1(_at_most(0.0, x)) * alpha)
+
+
+def elu_vjp(g: V, x: V, alpha: V) -> V:
+    return select(x > 0.0, g, g * (exp(_at_most(0.0, x)) * alpha))
+
+
+def gelu_vjp(g: V, x: V) -> V:
+    """g·(Φ(x) + x·φ(x)); the power of two that both have is multiplied last."""
+    f = format_of(x)
+    size = _at_most(f.normal.most, absolute(x))
+    e, k = _exp_of_minus_square(size, 0.5)
+    tail, _, _ = _tail(size, f.normal)
+    y = fma(e + 1.0, size * (1 / math.sqrt(2 * math.pi)), -fma(tail, e, tail))
+    positive = x > 0.0
+    y = _scaled(select(positive, y, g * -y), k)
+    return select(positive, fma(g, y, g), select(x == -INF, g * -0.0, y))
+
+
+def silu_vjp(g: V, x: V) -> V:
+    """g·σ(x)·(1 + x·σ(-x)), the power of two of σ multiplied last."""
+    f = format_of(x)
+    size = _at_most(-1.1 * f.least, absolute(x))
+    y, k = _exp_in_two(-size)
+    e = _scaled(y, k)
+    below = 1.0 / (e + 1.0)  # σ(|x|)
+    positive = x > 0.0
+    slope = below * fma(select(positive, size, -size), select(positive, e, x.constant(1.0)) * below, x.constant(1.0))
+    return _scaled(g * select(positive, slope, slope * y), select(positive, x.constant(0.0), k))
+
+
+def erf_vjp(g: V, x: V) -> V:
+    half = exp(x * x * -0.5)
+    return g * (half * (2 / math.sqrt(math.pi)) * half)  # in this order, a denormal product is rounded once
