@@ -381,7 +381,7 @@ def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)  # not cut to 80 columns in files and pipes
 
 
 def print_case(case: dict[str, Any]) -> None:
