@@ -195,8 +195,8 @@ def call(builder: ir.IRBuilder, name: str, returns: Any, args: Sequence[V]) -> A
 
 
 def fills_avx512(x: V) -> bool:
-    """Whether x is a whole register of AVX-512, so that `avx512` takes it."""
-    return WIDTH == 64 and x.lanes * bits_of(x.element) == 512
+    """Whether x is one or several whole registers of AVX-512, so that `avx512` takes it."""
+    return WIDTH == 64 and x.lanes > 0 and x.lanes * bits_of(x.element) % 512 == 0
 
 
 def avx512(name: str, x: V, operand: V | int | None = None) -> V:
@@ -205,11 +205,31 @@ def avx512(name: str, x: V, operand: V | int | None = None) -> V:
     Args:
         operand: the second, a register or a number in the instruction, where it has one.
     """
+    if x.lanes * bits_of(x.element) > 512:
+        others = _halves(operand) if isinstance(operand, V) else (operand, operand)
+        return _joined(*(avx512(name, half, other) for half, other in zip(_halves(x), others, strict=True)))
     operands = [] if operand is None else [operand if isinstance(operand, V) else V(x.builder, I32(operand))]
     all_lanes, usual_rounding = V(x.builder, ir.IntType(x.lanes)(-1)), V(x.builder, I32(4))
     kind = "ps" if isinstance(x.element, ir.FloatType) else "pd"
     args = [x, *operands, x, all_lanes, usual_rounding]  # the third stands in lanes that a mask leaves out: none
     return V(x.builder, call(x.builder, f"llvm.x86.avx512.mask.{name}.{kind}.512", x.type, args))
+
+
+def _shuffled(x: V, y: V, numbers: Sequence[int]) -> V:
+    """The lanes of x and y, counted through, that have these numbers."""
+    mask = ir.Constant(ir.VectorType(I32, len(numbers)), list(numbers))
+    return V(x.builder, x.builder.shuffle_vector(x.value, y.value, mask))
+
+
+def _halves(x: V) -> tuple[V, V]:
+    """The first and the second half of a vector's lanes."""
+    half = x.lanes // 2
+    return _shuffled(x, x, range(half)), _shuffled(x, x, range(half, 2 * half))
+
+
+def _joined(x: V, y: V) -> V:
+    """The lanes of x, then those of y."""
+    return _shuffled(x, y, range(2 * x.lanes))
 
 
 def splat(x: V, lanes: int) -> V:
@@ -418,11 +438,46 @@ def compiled(formula: Callable[..., V]) -> Any:
 
         return signature(joint, *args), lower
 
-    count = formula.__code__.co_argcount
-    names = ", ".join("abcde"[:count])
+    return _of_arity(formula.__code__.co_argcount, generate)
+
+
+def _of_arity(count: int, generate: Callable[..., Any]) -> Any:
+    """An intrinsic of so many arguments, made by generate(context, types): Numba does not allow *args in one."""
+    names = ", ".join("abcdefg"[:count])
     namespace: dict[str, Any] = {"generate": generate}
-    exec(f"def f(context, {names}): return generate(context, ({names},))", namespace)  # an intrinsic can't take *args
+    exec(f"def f(context, {names}): return generate(context, ({names},))", namespace)
     return intrinsic(namespace["f"])
+
+
+def blockwise(formula: Callable[..., V], vectors: int) -> Any:
+    """A formula as a statement for Numba code, f(i, y, a, ...): y[i] = formula(a[i], ...), and on for several vectors.
+
+    One instruction after the other is done to all of the vectors. A processor sees only some hundred instructions
+    ahead, and in one long chain, each of which waits for the one before, that keeps few of its units busy.
+
+    Args:
+        formula: its arguments are given to f as pointers, or as numbers.
+        vectors: how many are done at once, a power of two.
+    """
+
+    def generate(_: Any, args: tuple[types.Type, ...]) -> Any:
+        one = _llvm_type(Vector(args[1].dtype))
+        block = ir.VectorType(one.element, vectors * one.count)
+
+        def lower(context: Any, builder: ir.IRBuilder, sig: Any, values: Sequence[Any]) -> Any:
+            i, y, *given = values
+            operands = [
+                read(_at(builder, x, i), block)
+                if isinstance(t, types.CPointer)
+                else converted(V(builder, x), block.element)
+                for x, t in zip(given, sig.args[2:], strict=True)
+            ]
+            write(formula(*operands), _at(builder, y, i))
+            return context.get_dummy_value()
+
+        return types.void(*args), lower
+
+    return _of_arity(2 + formula.__code__.co_argcount, generate)
 
 
 def _operator(op: Any, result: Callable[[types.Type], types.Type]) -> None:
@@ -485,6 +540,19 @@ def lanes_of(context: Any, pointer: Any) -> Any:
         return I64(_llvm_type(Vector(pointer.dtype)).count)
 
     return types.int64(pointer), lower
+
+
+@intrinsic
+def to_boundary(context: Any, pointer: Any, index: Any) -> Any:
+    """How many numbers from pointer[index] to where the next vector begins that is aligned: 1 to a vector's lanes."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        address = builder.ptrtoint(builder.gep(args[0], [args[1]]), I64)
+        beyond = builder.and_(address, I64(WIDTH - 1))
+        numbers = builder.udiv(builder.sub(I64(WIDTH), beyond), I64(pointer.dtype.bitwidth // 8))
+        return builder.select(builder.icmp_signed("==", numbers, I64(0)), I64(1), numbers)
+
+    return types.int64(pointer, types.intp), lower
 
 
 @intrinsic

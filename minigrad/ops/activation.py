@@ -25,7 +25,7 @@ tanh = Op(
     np.tanh,
     vjp={"x": lambda g, x: tanh_slope(g, x)},  # not 1 - y², which is 100 % wrong at x = 8.5 in float32
     fused={"x": _sech2},
-    kernels={"y": (kernels.tanh, 4096), "x": (kernels.tanh_vjp, 64)},
+    kernels={"y": (kernels.tanh, 65536, 512), "x": (kernels.tanh_vjp, 4096, 1024)},
     kind="elementwise",
     formula="y = tanh x,  x̄ = ȳ/cosh² x",
     doc="Hyperbolic tangent, elementwise.",
@@ -71,7 +71,7 @@ relu = Op(
     "relu",
     lambda x: np.maximum(x, 0),
     vjp={"x": lambda g, x: where(greater(x, 0.0), g, 0.0)},
-    kernels={"y": (kernels.relu, 256), "x": (kernels.relu_vjp, 64)},
+    kernels={"y": (kernels.relu, 1), "x": (kernels.relu_vjp, 64, 1024)},
     kind="elementwise",
     formula="y = max(x, 0),  x̄ = ȳ where x > 0",
     undifferentiable="x = 0: the subgradient 0 is taken",

@@ -16,6 +16,7 @@ from minigrad.core.adjoint import add, cast
 from minigrad.core.op import Op
 from minigrad.core.value import Value
 from minigrad.kernels import elementwise as kernels
+from minigrad.kernels.dispatch import NEVER
 
 POSITIVE = (0.0, inf)
 
@@ -183,7 +184,7 @@ exp = Op(
     "exp",
     np.exp,
     vjp={"x": lambda g, y: g * y},
-    kernels={"y": (kernels.exp, 4096)},
+    kernels={"y": (kernels.exp, 2048, 4096)},
     kind="elementwise",
     formula="y = exp x,  x̄ = ȳ·y",
     doc="Exponential, elementwise.",
@@ -193,7 +194,7 @@ expm1 = Op(
     "expm1",
     np.expm1,
     vjp={"x": lambda g, x: g * exp(x)},  # not y + 1, which loses every digit for x << 0
-    kernels={"y": (kernels.expm1, 4096)},
+    kernels={"y": (kernels.expm1, 4096, 1024)},
     kind="elementwise",
     formula="y = exp(x) - 1,  x̄ = ȳ·exp x",
     doc="exp(x) - 1 without cancellation near 0, elementwise.",
@@ -203,7 +204,7 @@ log = Op(
     "log",
     np.log,
     vjp={"x": lambda g, x: g / x},
-    kernels={"y": (kernels.log, 100000)},
+    kernels={"y": (kernels.log, 4096)},
     kind="elementwise",
     formula="y = log x,  x̄ = ȳ/x",
     domain={"x": POSITIVE},
@@ -214,7 +215,7 @@ log1p = Op(
     "log1p",
     np.log1p,
     vjp={"x": lambda g, x: g / (1.0 + x)},
-    kernels={"y": (kernels.log1p, 16384)},
+    kernels={"y": (kernels.log1p, NEVER)},
     kind="elementwise",
     formula="y = log(1 + x),  x̄ = ȳ/(1 + x)",
     domain={"x": (-1.0, inf)},
@@ -225,7 +226,7 @@ sin = Op(
     "sin",
     np.sin,
     vjp={"x": lambda g, x: g * cos(x)},
-    kernels={"y": (kernels.sin, 512)},
+    kernels={"y": (kernels.sin, NEVER, 512)},
     kind="elementwise",
     formula="y = sin x,  x̄ = ȳ·cos x",
     doc="Sine, elementwise; x in radians.",
@@ -235,7 +236,7 @@ cos = Op(
     "cos",
     np.cos,
     vjp={"x": lambda g, x: -(g * sin(x))},
-    kernels={"y": (kernels.cos, 512)},
+    kernels={"y": (kernels.cos, NEVER, 512)},
     kind="elementwise",
     formula="y = cos x,  x̄ = -ȳ·sin x",
     doc="Cosine, elementwise; x in radians.",

@@ -63,7 +63,7 @@ _sum = Op(
     "sum",
     lambda x, *, axis, keepdims: np.add.reduce(x, axis, keepdims=keepdims),
     vjp={"x": lambda g, like_x, axis: _unreduce(g, shape=like_x.shape, axis=axis)},
-    kernels={"y": (kernels.sum, 2048)},
+    kernels={"y": (kernels.sum, 16384)},
     kind="linear",
     formula="y = Σ x over axis,  x̄ = ȳ copied along axis",
 )
@@ -92,7 +92,7 @@ _max = Op(
     "max",
     lambda x, *, axis, keepdims: np.max(x, axis=axis, keepdims=keepdims),
     vjp={"x": _extremum_vjp},
-    kernels={"y": (kernels.amax, 2048)},
+    kernels={"y": (kernels.amax, 256)},
     formula="y = max x over axis,  ȳ goes to the maximum",
     undifferentiable="ties: the cotangent is shared equally",
 )
@@ -101,7 +101,7 @@ _min = Op(
     "min",
     lambda x, *, axis, keepdims: np.min(x, axis=axis, keepdims=keepdims),
     vjp={"x": _extremum_vjp},
-    kernels={"y": (kernels.amin, 2048)},
+    kernels={"y": (kernels.amin, 256)},
     formula="y = min x over axis,  ȳ goes to the minimum",
     undifferentiable="ties: the cotangent is shared equally",
 )
