@@ -21,6 +21,8 @@ import numpy as np
 MODES = {"numpy": inf, "auto": 1.0, "numba": 0.0}
 _scale = MODES["numpy" if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0") else "auto"]
 
+_dispatched: list[tuple[list[float], tuple[int, int]]] = []  # of each function: its limits now, and in mode "auto"
+
 NEVER = 1 << 62  # a `least` where NumPy is faster at any size: such kernels run only where `use` asks for them
 
 _ndarray = np.ndarray
@@ -41,11 +43,18 @@ def use(mode: str) -> AbstractContextManager[None]:
         ...     mg.exp(mg.Tensor([0.0])).data
         array([1.])
     """
-    global _scale
     if mode not in MODES:
         raise ValueError(f"use: expected one of {', '.join(MODES)}, got {mode!r}")
-    before, _scale = _scale, MODES[mode]
+    before = _scale
+    _rescale(MODES[mode])
     return _Restoring(before)
+
+
+def _rescale(scale: float) -> None:
+    global _scale
+    _scale = scale
+    for limits, least in _dispatched:
+        limits[:] = [n * scale for n in least]
 
 
 class _Restoring(AbstractContextManager[None]):
@@ -53,8 +62,7 @@ class _Restoring(AbstractContextManager[None]):
         self.scale = scale
 
     def __exit__(self, *_: Any) -> None:
-        global _scale
-        _scale = self.scale
+        _rescale(self.scale)
 
 
 def dispatched(
@@ -78,12 +86,12 @@ def dispatched(
 
     if kernel is None:
         return numpy
-    single, double = least, least if least_double is None else least_double
+    sizes = (least, least if least_double is None else least_double)
+    limits = [n * _scale for n in sizes]  # 0·∞, no least and no kernels, is less than nothing
+    _dispatched.append((limits, sizes))
 
     def run(x: Any, *rest: Any, **params: Any) -> Any:
-        if (
-            type(x) is _ndarray and x.size >= (double if x.itemsize == 8 else single) * _scale
-        ):  # 0·∞, no least and no kernels, is less than nothing
+        if type(x) is _ndarray and x.size >= limits[x.itemsize == 8]:
             y = kernel(x, *rest, **params)
             if y is not NotImplemented:
                 return y
@@ -91,20 +99,12 @@ def dispatched(
 
     # The same for one and for two arguments: to pass on any number costs a tenth of a small operation.
     def run_one(x: Any) -> Any:
-        if (
-            type(x) is _ndarray
-            and x.size >= (double if x.itemsize == 8 else single) * _scale
-            and (y := kernel(x)) is not NotImplemented
-        ):
+        if type(x) is _ndarray and x.size >= limits[x.itemsize == 8] and (y := kernel(x)) is not NotImplemented:
             return y
         return numpy(x)
 
     def run_two(x: Any, z: Any) -> Any:
-        if (
-            type(x) is _ndarray
-            and x.size >= (double if x.itemsize == 8 else single) * _scale
-            and (y := kernel(x, z)) is not NotImplemented
-        ):
+        if type(x) is _ndarray and x.size >= limits[x.itemsize == 8] and (y := kernel(x, z)) is not NotImplemented:
             return y
         return numpy(x, z)
 

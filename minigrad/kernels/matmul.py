@@ -31,10 +31,10 @@ SMALL = 64  # rows and columns up to which a product needs no plan
 
 # Measured on a processor with AVX-512 and 2 MiB of second-level cache.
 ONE_CHUNK = 1 << 18  # products m·n·k up to which C is one chunk: some 5 µs
-CHUNK_ROWS, MANY_ROWS = 64, 512  # twice as many rows for C of many
+CHUNK_ROWS, MANY_ROWS = 32, 512  # twice as many rows for C of many
 PANELS = 8  # of a chunk, of 192 bytes in a row each
 DEEPEST = 512  # slabs of the inner axis: 8 panels of that depth are 768 KiB of B
-PACKED_ROWS = 64  # of C, from which on it pays to pack B
+PACKED_ROWS = 200  # of C, from which on it pays to pack B
 FEW_ROWS, PACKED_BYTES = 16, 1 << 20  # for C of more rows than that, it does from so many bytes of B on
 FAR_BYTES = 1 << 19  # of A, from which on it pays to pack it, if its rows are not contiguous
 SCRATCH = 16 << 20  # bytes for panels
