@@ -192,7 +192,8 @@ def test_lines_when_there_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureF
 def test_ctrl_c_keeps_the_weights(tmp_path: Path) -> None:
     command = [sys.executable, "-u", "-m", "models.autoencoder", "--epochs", "100000", "--out", str(tmp_path)]
     (tmp_path / "summary.json").write_text("of an earlier run")
-    process = subprocess.Popen(
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so
+    process = subprocess.Popen(  # would the child
         command,
         cwd=Path(autoencoder.__file__).parents[1],
         env={**os.environ, "COLUMNS": "200"},
@@ -200,6 +201,7 @@ def test_ctrl_c_keeps_the_weights(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 2/"):
