@@ -192,8 +192,9 @@ def test_lines_when_there_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureF
 def test_ctrl_c_keeps_the_weights(tmp_path: Path) -> None:
     command = [sys.executable, "-u", "-m", "models.autoencoder", "--epochs", "100000", "--out", str(tmp_path)]
     (tmp_path / "summary.json").write_text("of an earlier run")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so
-    process = subprocess.Popen(  # would the child
+    # a shell's background job ignores SIGINT, and what it starts would, too
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
         command,
         cwd=Path(autoencoder.__file__).parents[1],
         env={**os.environ, "COLUMNS": "200"},
