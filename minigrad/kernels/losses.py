@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.kernels.elementwise import CHUNK, flat
+from minigrad.kernels.elementwise import CHUNK, IN_ORDER, flat
 from minigrad.kernels.native import REALS, Kernel
 from minigrad.kernels.reductions import in_order
 
@@ -85,23 +85,24 @@ def bce_with_logits_and_slope(z: np.ndarray, t: np.ndarray, scale: float = 1.0) 
 
 def _classes(z: Any, labels: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """Logits (..., classes) and labels (...), int64, in C order; None if they are no such arrays, or empty."""
-    if type(z) is not np.ndarray or z.dtype not in REALS or z.size == 0:
+    if type(z) is not np.ndarray or type(labels) is not np.ndarray or z.dtype not in REALS or z.size == 0:
         return None
-    if type(labels) is not np.ndarray or labels.dtype.kind not in "iu" or labels.shape != z.shape[:-1]:
+    if labels.shape != z.shape[:-1]:
         return None
     if labels.dtype is not _INT:
+        if labels.dtype.kind not in "iu":
+            return None
         labels = labels.astype(_INT)
-    return in_order(z), in_order(labels)
+    if z.flags.num & labels.flags.num & IN_ORDER != IN_ORDER:
+        return in_order(z), in_order(labels)
+    return z, labels
 
 
-def _losses_and_slope(z: np.ndarray, labels: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The loss of each row, scale·(its derivative), and scratch memory that ends in the sums of the chunks' losses."""
-    n, outer, dtype = z.shape[-1], labels.size, z.dtype
-    per_chunk = -(-WORK // n)
-    chunks = -(-outer // per_chunk)
-    losses, slope, scratch = np.empty(labels.shape, dtype), np.empty(z.shape, dtype), np.empty(outer + chunks, dtype)
-    _cross_entropy[dtype](z, labels, losses, slope, scratch, scale, outer, n, per_chunk, chunks)
-    return losses, slope, scratch
+def _rows(z: np.ndarray) -> tuple[int, int, int, int]:
+    """How many rows and columns, rows in a chunk, and chunks."""
+    n = z.shape[-1]
+    outer, per_chunk = z.size // n, -(-WORK // n)
+    return outer, n, per_chunk, -(-outer // per_chunk)
 
 
 def cross_entropy(z: np.ndarray, labels: np.ndarray) -> Any:
@@ -113,7 +114,13 @@ def cross_entropy(z: np.ndarray, labels: np.ndarray) -> Any:
         array([0.69314718])
     """
     given = _classes(z, labels)
-    return NotImplemented if given is None else _losses_and_slope(*given, 1.0)[0]
+    if given is None:
+        return NotImplemented
+    z, labels = given
+    outer, n, per_chunk, chunks = _rows(z)
+    losses, slope, sums = np.empty(labels.shape, z.dtype), np.empty(z.shape, z.dtype), np.empty(outer + chunks, z.dtype)
+    _cross_entropy[z.dtype](z, labels, losses, sums, slope, 1.0, outer, n, per_chunk, chunks)
+    return losses
 
 
 def cross_entropy_vjp(g: np.ndarray, z: np.ndarray, labels: np.ndarray) -> Any:
@@ -124,10 +131,8 @@ def cross_entropy_vjp(g: np.ndarray, z: np.ndarray, labels: np.ndarray) -> Any:
     if z.shape[-1] == 1:  # then the rule gives 0 also where z is not finite
         return NotImplemented
     z, labels = given
-    n = z.shape[-1]
-    outer, per_chunk = z.size // n, -(-WORK // n)
     z_bar = np.empty(z.shape, z.dtype)
-    _cross_entropy_vjp[z.dtype](in_order(g), z, labels, z_bar, outer, n, per_chunk, -(-outer // per_chunk))
+    _cross_entropy_vjp[z.dtype](in_order(g), z, labels, z_bar, *_rows(z))
     return z_bar
 
 
@@ -143,5 +148,8 @@ def cross_entropy_and_slope(z: np.ndarray, labels: np.ndarray, scale: float = 1.
     given = _classes(z, labels)
     if given is None:
         return NotImplemented
-    _, slope, scratch = _losses_and_slope(*given, scale)
-    return fsum(scratch[labels.size :].tolist()) * scale, slope
+    z, labels = given
+    outer, n, per_chunk, chunks = _rows(z)
+    slope, losses = np.empty(z.shape, z.dtype), np.empty(outer + chunks, z.dtype)  # at the end the sums of chunks
+    _cross_entropy[z.dtype](z, labels, losses, losses, slope, scale, outer, n, per_chunk, chunks)
+    return fsum(map(losses.item, range(outer, outer + chunks))) * scale, slope

@@ -44,12 +44,15 @@ class _Convolution(Module):
         c_in: int,
         c_out: int,
         size: Any,
-        groups: int,
-        bias: bool,
-        initialiser: Initialiser,
-        dtype: DTypeLike,
-        generator: Generator | None,
-        **options: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        initialiser: Initialiser = initialisers.he_uniform,
+        dtype: DTypeLike = np.float32,
+        generator: Generator | None = None,
     ):
         name = type(self).__name__
         if c_in < 1 or c_out < 1 or groups < 1 or c_in % groups or c_out % groups:
@@ -58,7 +61,11 @@ class _Convolution(Module):
                 f"{c_out} output channels and groups={groups}"
             )
         rows, columns = pair(name, "size", size, 1)
-        self.options = {k: pair(name, k, v, 0 if k.endswith("padding") else 1) for k, v in options.items()}
+        self.options = {
+            "stride": pair(name, "stride", stride, 1),
+            "padding": pair(name, "padding", padding, 0),
+            "dilation": pair(name, "dilation", dilation, 1),
+        }
         self.groups = groups
         first, second = (c_in, c_out // groups) if self.transposed else (c_out, c_in // groups)
         area = rows * columns
@@ -120,24 +127,6 @@ class Conv2d(_Convolution):
 
     transposed = False
 
-    def __init__(
-        self,
-        c_in: int,
-        c_out: int,
-        size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-        bias: bool = True,
-        *,
-        initialiser: Initialiser = initialisers.he_uniform,
-        dtype: DTypeLike = np.float32,
-        generator: Generator | None = None,
-    ):
-        options = {"stride": stride, "padding": padding, "dilation": dilation}
-        super().__init__(c_in, c_out, size, groups, bias, initialiser, dtype, generator, **options)
-
 
 class ConvTranspose2d(_Convolution):
     """`minigrad.conv_transpose2d` with trained filters, plus a bias for each channel: with a stride, images grow.
@@ -170,13 +159,11 @@ class ConvTranspose2d(_Convolution):
         dilation: Any = 1,
         groups: int = 1,
         bias: bool = True,
-        *,
-        initialiser: Initialiser = initialisers.he_uniform,
-        dtype: DTypeLike = np.float32,
-        generator: Generator | None = None,
+        **rest: Any,
     ):
-        options = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-        super().__init__(c_in, c_out, size, groups, bias, initialiser, dtype, generator, **options)
+        output_padding = pair(type(self).__name__, "output_padding", output_padding, 0)
+        super().__init__(c_in, c_out, size, stride, padding, dilation, groups, bias, **rest)
+        self.options["output_padding"] = output_padding
 
 
 class _Pool(Module):

@@ -16,7 +16,7 @@ from .arrays import CPUS, LAYOUTS, guarded, run_elsewhere
 
 DTYPES = ["float32", "float64"]
 SHAPES = [(), (1,), (7,), (16,), (3, 11), (0, 3), (5, 100), (300, 70)]
-ROWS = [(1, 2), (3, 10), (4, 16), (2, 17), (2, 3, 5), (3, 300), (700, 30), (2,), (3, 1)]
+ROWS = [(1, 2), (3, 10), (4, 16), (2, 17), (2, 3, 5), (3, 300), (700, 30), (2,), (3, 1), (37, 32), (19, 33)]
 
 
 def eps(dtype: str) -> float:
@@ -159,6 +159,34 @@ def test_labels_out_of_range_touch_nothing(n: int, monkeypatch: pytest.MonkeyPat
     assert np.isnan(z_bar).all(1).tolist() == [False, True, True, True]
 
 
+@pytest.mark.parametrize("n", [3, 32, 33])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_logits_that_are_not_finite(dtype: str, n: int) -> None:
+    """-∞ is a class that never happens; NaN and +∞ spoil their own row, and only that."""
+    z, labels = logits((40, n), dtype), np.arange(40) % n
+    want, slope = K.cross_entropy(z, labels), K.cross_entropy_vjp(np.ones(40, dtype), z, labels)
+    for value in (np.nan, np.inf, -np.inf):
+        for place in range(n):
+            spoiled = z.copy()
+            spoiled[7, place] = value
+            y, z_bar = K.cross_entropy(spoiled, labels), K.cross_entropy_vjp(np.ones(40, dtype), spoiled, labels)
+            if value != -np.inf:
+                assert np.isnan(y[7])
+                assert np.isnan(z_bar[7]).all()
+            elif place == labels[7]:
+                assert y[7] == np.inf
+                assert z_bar[7, place] == pytest.approx(-1)
+            else:
+                others = np.arange(n) != place
+                assert y[7] == pytest.approx(K.cross_entropy(z[7, others], np.array(labels[7] - (place < labels[7]))))
+                assert z_bar[7, place] == 0
+            rest = np.arange(40) != 7
+            np.testing.assert_array_equal(y[rest], want[rest])
+            np.testing.assert_array_equal(z_bar[rest], slope[rest])
+    nowhere = np.full((1, n), -np.inf, dtype)
+    assert np.isnan(K.cross_entropy(nowhere, np.array([0]))).all()
+
+
 @pytest.mark.parametrize("kind", ["i1", "i4", "u1", "u8", ">i4"])
 def test_labels_of_any_integers(kind: str) -> None:
     z, labels = logits((4, 3), "float64"), np.array([0, 1, 2, 1])
@@ -195,7 +223,7 @@ import numpy as np
 from scipy import special
 from minigrad.kernels import losses as K
 rng = np.random.default_rng(0)
-for n in (1, 3, 4, 5, 8, 9, 40):
+for n in (1, 3, 4, 5, 8, 9, 33, 40):
     z = (rng.standard_normal((5, n)) * 5).astype(np.float32)
     t = rng.choice([0, 1], z.shape).astype(np.float32)
     loss, slope = K.bce_with_logits_and_slope(z, t)

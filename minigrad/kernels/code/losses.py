@@ -6,31 +6,41 @@ cross-entropy both classes have their own term, in cross-entropy the label's ent
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from minigrad.kernels.code.elementwise import mapped
-from minigrad.kernels.code.reductions import CHAIN, added, corrected, exp_of_some, exp_run, loaded, max_of, put, sum_of
+from minigrad.kernels.code.reductions import CHAIN, added, corrected, exp_run, loaded, max_of, put, sum_of
 from minigrad.kernels.native import Source
 from minigrad.kernels.simd import (
+    I32,
+    I64,
+    WIDTH,
     V,
+    Vector,
     absolute,
+    bits_of,
+    call,
     compiled,
     filled,
+    first,
     keep_some,
     lanes_of,
     larger,
-    load_some,
-    numbered,
+    load,
     select,
-    store_some,
+    store,
     total,
     where,
 )
 from minigrad.kernels.simd_math import SINGLE, exp, expm1, format_of, log1p, polynomial
 
-NAN = float("nan")
+INF, NAN = float("inf"), float("nan")
+FEW = 32  # columns, up to which rows are done side by side: from some 40 on vectors along the row are faster
 
 # log(1 + e)/e for 0 ≤ e ≤ 1, in float32 and float64: Chebyshev fits like those of `simd_math`, errors 5e-9 and 1e-17.
 # They need no division, which takes as long as ten multiplications.
@@ -93,65 +103,148 @@ def bce_and_slope(z: Any, t: Any, slope: Any, sums: Any, scale: float, n: int, p
     sums[chunk] = total(corrected(s, c))
 
 
-exp_of, log1p_of = compiled(exp), compiled(log1p)
+exp_of, log1p_of, larger_of = compiled(exp), compiled(log1p), compiled(larger)
 
 
-@njit(error_model="numpy", forceinline=True)  # constants and masks then stay in registers from row to row
-def loss_of_row(z: Any, i: int, n: int, label: int, slope: Any, scale: float) -> Any:
-    """Of a row z[i ...]: by how much the sum of exp(z - largest) exceeds 1, and z[label] - largest.
+def _each_lane(builder: ir.IRBuilder, args: Sequence[Any], vector: Any) -> list[V]:
+    """The addresses pointer[index], pointer[index + step], ..., their alignment and a mask of the first `count`."""
+    pointer, index, step, count = args
+    start, size = V(builder, builder.ptrtoint(builder.gep(pointer, [index]), I64)), bits_of(vector.element) // 8
+    numbers = V(builder, ir.Constant(ir.VectorType(I64, vector.count), list(range(vector.count))))
+    pointers = ir.VectorType(ir.PointerType(vector.element), vector.count)
+    addresses = builder.inttoptr((numbers * (V(builder, step) * size) + start).value, pointers)
+    return [V(builder, addresses), V(builder, I32(size)), first(V(builder, count), vector.count)]
 
-    scale·(softmax - one at the label) goes to slope[i ...]. A label out of range gives NaN everywhere.
-    """
-    if not 0 <= label < n:
-        for j in range(i, i + n):
-            slope[j] = NAN
-        return z[i] * NAN, z[i] * NAN
-    if n <= lanes_of(z):  # all in one vector
-        shift, e = exp_of_some(load_some(z, i, n), n)
-        at_label = numbered(z) == label
-        rest = where(at_label, 0.0, e)
-        others, size = total(rest), total(e)
-        store_some(slope, i, where(at_label, -others, rest) * (scale / size), n)
-        picked = z[i + label] - shift
-        return others if picked == 0.0 else size - 1.0, picked
-    shift = max_of(z, i, n)
-    exp_run(z, slope, i, n, shift)
-    of_label = slope[i + label]
-    slope[i + label] = 0.0
-    others = sum_of(slope, i, n)
+
+@intrinsic
+def load_apart(context: Any, pointer: Any, index: Any, step: Any, count: Any) -> Any:
+    """The vector of pointer[index], pointer[index + step], ...: so many lanes, 0 in the others."""
+    t = Vector(pointer.dtype)
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        zeros = V(builder, ir.Constant(context.get_value_type(t), None))
+        name = f"llvm.masked.gather.v{zeros.lanes}f{bits_of(zeros.element)}.v{zeros.lanes}p0"
+        return call(builder, name, zeros.type, [*_each_lane(builder, args, zeros.type), zeros])
+
+    return t(pointer, types.intp, types.intp, types.intp), lower
+
+
+@intrinsic
+def store_apart(context: Any, pointer: Any, index: Any, step: Any, x: Any, count: Any) -> Any:
+    """Put so many lanes of a vector at pointer[index], pointer[index + step], ..."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        *place, value, count = args
+        y = V(builder, value)
+        name = f"llvm.masked.scatter.v{y.lanes}f{bits_of(y.element)}.v{y.lanes}p0"
+        call(builder, name, ir.VoidType(), [y, *_each_lane(builder, [*place, count], y.type)])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp, types.intp, x, types.intp), lower
+
+
+@intrinsic
+def few_vectors(context: Any, like: Any) -> Any:
+    """Memory for FEW + 1 vectors, which lasts as long as the call of the kernel."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        with builder.goto_entry_block():
+            memory = builder.alloca(ir.ArrayType(ir.IntType(8), (FEW + 1) * WIDTH))
+        memory.align = WIDTH
+        return builder.bitcast(memory, args[0].type)
+
+    return like(like), lower
+
+
+# The next two functions do `count` rows: the slope is scale·(softmax - one at the label). They return by how much the
+# sum of exp(z - largest) exceeds 1, and z[label] - largest. A label out of range gives NaN everywhere.
+
+
+@njit(error_model="numpy", forceinline=True)
+def side_by_side(z: Any, row: int, count: int, n: int, labels: Any, slope: Any, scale: Any, memory: Any) -> Any:
+    """All rows at once, one in each lane: nothing is added up across lanes, and nothing waits for the row before."""
+    width = lanes_of(z)
+    for r in range(count):
+        memory[n * width + r] = labels[row + r]
+    label, shift = load(memory, n * width), filled(z, -INF)
+    for k in range(n):
+        x = load_apart(z, row * n + k, n, count)
+        store(memory, k * width, x)
+        shift = larger_of(shift, x)  # a NaN that this misses comes out of exp
+    others, of_label, picked = filled(z, 0.0), filled(z, NAN), filled(z, NAN)
+    for k in range(n):
+        x = load(memory, k * width) - shift
+        e = exp_of(x)
+        store(memory, k * width, e)
+        others = others + where(label == k, 0.0, e)
+        of_label, picked = where(label == k, e, of_label), where(label == k, x, picked)
     factor = scale / (others + of_label)
-    for j in range(i, i + n, lanes_of(slope)):
-        put(slope, j, loaded(slope, j, i + n - j) * factor, i + n - j)
-    slope[i + label] = -others * factor
-    return others + (of_label - 1.0), z[i + label] - shift
+    for k in range(n):
+        y = where(label == k, -others, load(memory, k * width)) * factor
+        store_apart(slope, row * n + k, n, y, count)
+    return others + (of_label - 1.0), picked
+
+
+@njit(error_model="numpy", forceinline=True)
+def one_by_one(z: Any, row: int, count: int, n: int, labels: Any, slope: Any, scale: Any, memory: Any) -> Any:
+    """One row after the other, by vectors along it."""
+    width = lanes_of(z)
+    store(memory, 2 * width, scale)
+    for r in range(count):
+        i, label = (row + r) * n, labels[row + r]
+        if 0 <= label < n:
+            shift = max_of(z, i, n)
+            exp_run(z, slope, i, n, shift)
+            of_label = slope[i + label]
+            slope[i + label] = 0.0
+            others = sum_of(slope, i, n)
+            factor = memory[2 * width + r] / (others + of_label)
+            for j in range(i, i + n, width):
+                put(slope, j, loaded(slope, j, i + n - j) * factor, i + n - j)
+            slope[i + label] = -others * factor
+            memory[r], memory[width + r] = others + (of_label - 1.0), z[i + label] - shift
+        else:
+            for j in range(i, i + n):
+                slope[j] = NAN
+            memory[r] = memory[width + r] = NAN
+    return load(memory, 0), load(memory, width)
 
 
 def cross_entropy(
     z: Any,
     labels: Any,
     losses: Any,
+    sums: Any,
     slope: Any,
-    scratch: Any,
     scale: float,
     outer: int,
     n: int,
     per_chunk: int,
     chunk: int,
 ) -> None:
-    """The loss of each row; slope = scale·(its derivative); scratch[outer + chunk] = the sum of the chunk's losses."""
-    first, last = chunk * per_chunk, min((chunk + 1) * per_chunk, outer)
-    for row in range(first, last):
-        losses[row], scratch[row] = loss_of_row(z, row * n, n, labels[row], slope, scale)
-    for row in range(first, last, lanes_of(losses)):  # logarithms of many rows at once
-        count = last - row
-        put(losses, row, log1p_of(loaded(losses, row, count)) - loaded(scratch, row, count), count)
-    scratch[outer + chunk] = sum_of(losses, first, last - first)
+    """The loss of each row; slope = scale·(its derivative); sums[outer + chunk] = the sum of the chunk's losses."""
+    memory, scales = few_vectors(z), filled(z, scale)
+    begin, end = chunk * per_chunk, min((chunk + 1) * per_chunk, outer)
+    for row in range(begin, end, lanes_of(z)):
+        count = min(end - row, lanes_of(z))
+        if n <= FEW:
+            excess, picked = side_by_side(z, row, count, n, labels, slope, scales, memory)
+        else:
+            excess, picked = one_by_one(z, row, count, n, labels, slope, scales, memory)
+        put(losses, row, log1p_of(excess) - picked, count)
+    sums[outer + chunk] = sum_of(losses, begin, end - begin)
 
 
 def cross_entropy_vjp(g: Any, z: Any, labels: Any, z_bar: Any, outer: int, n: int, per_chunk: int, chunk: int) -> None:
-    """z̄ = ȳ·(softmax - one at the label), row by row."""
-    for row in range(chunk * per_chunk, min((chunk + 1) * per_chunk, outer)):
-        loss_of_row(z, row * n, n, labels[row], z_bar, g[row])
+    """z̄ = ȳ·(softmax - one at the label)."""
+    memory = few_vectors(z)
+    begin, end = chunk * per_chunk, min((chunk + 1) * per_chunk, outer)
+    for row in range(begin, end, lanes_of(z)):
+        count = min(end - row, lanes_of(z))
+        if n <= FEW:
+            side_by_side(z, row, count, n, labels, z_bar, loaded(g, row, count), memory)
+        else:
+            one_by_one(z, row, count, n, labels, z_bar, loaded(g, row, count), memory)
 
 
 SOURCES = {
