@@ -154,6 +154,22 @@ def test_the_first_nan_of_a_window_is_its_largest() -> None:
     assert C.max_pool_vjp(np.array([[2.0]]), x, **params).tolist() == [[0.0, 2.0, 0.0, 0.0]]
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extreme_pixels(dtype: str, stride: int) -> None:
+    """Ties, NaN, infinities and windows of -∞ alone: the same pixel as NumPy's argmax, in every lane."""
+    x = np.random.default_rng(0).choice([0.0, -0.0, 1.0, np.nan, np.inf, -np.inf], (5, 7, 70)).astype(dtype)
+    x[0] = -np.inf
+    params: dict[str, Any] = {"size": (2, 3), "stride": (1, stride), "padding": (1, 1)}
+    at = ops._pool_argmax(x, **params)
+    y = C.max_pool(between_nans(x), **params)
+    assert y.tobytes() == x.reshape(-1)[at].tobytes()
+    g = np.arange(1.0, 1 + at.size).reshape(at.shape).astype(dtype)  # whole numbers: sums are exact in any order
+    want = np.zeros(x.size)
+    np.add.at(want, at.reshape(-1), g.reshape(-1))
+    np.testing.assert_array_equal(C.max_pool_vjp(between_nans(g), between_nans(x), **params), want.reshape(x.shape))
+
+
 def test_declined() -> None:
     x, w, options = (
         np.ones((1, 1, 3, 3)),
@@ -185,6 +201,16 @@ for dtype, tolerance in (("f4", 1e-4), ("f8", 1e-12)):
         (C.conv2d_weight(a, c, size=(3, 2), **options), ops._conv2d_weight_forward(x, z, size=(3, 2), **options)),
     ):
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * abs(want).max())
+    for stride in ((2, 1), (1, 2), (2, 3)):
+        window = {"size": (2, 3), "stride": stride, "padding": (1, 1)}
+        at, y = ops._pool_argmax(a, **window), ops._avg_pool.forward(x, **window)
+        np.testing.assert_array_equal(C.max_pool(a, **window), a.reshape(-1)[at])
+        np.testing.assert_allclose(C.avg_pool(a, **window), y, rtol=tolerance, atol=tolerance)
+        g, want = y.astype(dtype), np.zeros(x.size)
+        np.add.at(want, at.reshape(-1), y.reshape(-1))
+        np.testing.assert_allclose(C.max_pool_vjp(g, a, **window), want.reshape(x.shape), tolerance, tolerance)
+        want = ops._avg_unpool_forward(y, shape=(9, 11), **window)
+        np.testing.assert_allclose(C.avg_unpool(g, shape=(9, 11), **window), want, tolerance, tolerance)
 """
 
 

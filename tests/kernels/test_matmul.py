@@ -100,18 +100,30 @@ def test_shapes_of_several_chunks_and_slabs(seed, dtype):
         check(matmul(a, b), *exact(a, b))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_panels_that_do_not_fit_at_once(dtype, monkeypatch):
-    monkeypatch.setattr(plans, "SCRATCH", 1 << 20)
+@pytest.fixture
+def all_is_far(monkeypatch):
+    """Blocks of several panels, as for large matrices."""
+    monkeypatch.setattr(plans, "NEAR", 0)
+    monkeypatch.setattr(plans, "FAR_SLAB", 64)
     monkeypatch.setattr(plans, "_spare", [])
-    plans._program.cache_clear()
+    plans._planned.cache_clear()
+    yield
+    plans._planned.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_blocks_of_several_panels(dtype, all_is_far):
     rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((700, 300)).astype(dtype), rng.standard_normal((300, 1700)).astype(dtype)
-    check(matmul(np.asfortranarray(a), b), *exact(a, b))
-    check(linear(a[:90], b, b[0], "relu"), np.maximum(exact(a[:90], b)[0] + b[0], 0), exact(a[:90], b)[1])
+    for m, k, n in ((70, 300, 700), (5, 130, 1700), (150, 140, 150), (18, 64, 90), (200, 130, 3), (90, 0, 90)):
+        for _ in range(4):
+            a = layouts(rng.standard_normal((m, k)).astype(dtype), rng)
+            b = layouts(rng.standard_normal((k, n)).astype(dtype), rng)
+            bias = rng.standard_normal(n).astype(dtype)
+            product, scale = exact(a, b)
+            check(matmul(a, b), product, scale)
+            check(linear(a, b, bias, "relu"), np.maximum(product + bias, 0), scale + np.abs(bias))
     a, b = rng.standard_normal((60, 30, 40)).astype(dtype), rng.standard_normal((60, 50, 40)).astype(dtype)
     check(matmul(a, b.swapaxes(1, 2)), *exact(a, b.swapaxes(1, 2)))
-    plans._program.cache_clear()
 
 
 @pytest.mark.parametrize("shapes", [
@@ -178,14 +190,15 @@ def test_nothing_but_the_output_is_written():
         gemm = plans._gemm[np.dtype(dtype)]
         size = np.dtype(dtype).itemsize
         for n in (*range(1, 60), 100, 500):
-            m, k = int(rng.integers(1, 20)), int(rng.integers(0, 10))
+            m, k = int(rng.integers(1, 30)), int(rng.integers(0, 40))
             a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
             large = np.full((m + 2, n + 7), 7, dtype)
-            plan = plans._plan(
-                [0, 0, (n + 7 + 3) * size], work=plans.MULTIPLY, items=1, group=1, m=m, n=n, k=k, a_row=k * size,
-                a_column=size, b_row=n * size, b_column=size, c_row=(n + 7) * size, rows=m, columns=n, slab=4,
+            plan = plans._numbers(
+                [0, 0, (n + 7 + 3) * size], items=1, group=1, m=m, n=n, k=k, a_row=k * size,
+                a_column=size, b_row=n * size, b_column=size, c_row=(n + 7) * size, rows=m, columns=n, block=1,
+                slab=plans.LINE // size,
             )  # fmt: skip
-            gemm(a, b, large, large, plan, 1)
+            gemm(a, b, large, large, large, plan, 1)
             check(large[1:-1, 3:-4].copy(), *exact(a, b))
             large[1:-1, 3:-4] = 7
             assert (large == 7).all()
@@ -208,6 +221,25 @@ def test_what_is_not_implemented(a, b):
     assert linear(a, b) is NotImplemented
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_small_products_with_a_bias(dtype):
+    rng = np.random.default_rng(0)
+    matmul(np.ones((2, 2), dtype), np.ones((2, 2), dtype))  # so that small products are compiled
+    for _ in range(100):
+        m, k, n = (int(x) for x in rng.integers(0, 66, 3))
+        x = layouts(rng.standard_normal((m, k)).astype(dtype), rng)
+        w = layouts(rng.standard_normal((k, n)).astype(dtype), rng)
+        bias = rng.standard_normal(n + 3).astype(dtype)[3:]
+        product, scale = exact(x, w)
+        if max(m, k, n) <= plans.SMALL:
+            check(plans._small(x, w, bias), product + bias, scale + np.abs(bias))
+        check(linear(x, w, bias), product + bias, scale + np.abs(bias))
+        check(linear(x, w, np.repeat(bias, 2)[::2]), product + bias, scale + np.abs(bias))
+    x = np.ones((3, 3), dtype)
+    for bias in (np.ones(2, dtype), np.ones((1, 3), dtype), np.ones(3, int), [1.0] * 3, np.ones(6, dtype)[::2], None):
+        assert plans._small(x, x, bias) is NotImplemented
+
+
 def test_layers_that_are_not_implemented():
     x = np.ones((2, 2))
     assert linear(x, x, np.ones(3)) is NotImplemented
@@ -227,32 +259,29 @@ def test_a_refused_small_product_leaves_no_reference_behind():
     assert after == before
 
 
+@pytest.mark.parametrize("far", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_any_number_of_threads_and_any_chunks_give_the_same_bits(dtype, monkeypatch):
+def test_any_number_of_threads_gives_the_same_bits(dtype, far, request):
+    if far:
+        request.getfixturevalue("all_is_far")
     rng = np.random.default_rng(0)
     threads = kernels.num_threads()
-    for m, k, n in ((200, 600, 300), (150, 70, 900)):
+    for m, k, n in ((200, 600, 300), (150, 70, 900), (20, 300, 1000)):
         a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
         for x in (a, np.asfortranarray(a)):
             for y in (b, np.asfortranarray(b)):
                 results = []
-                for count in (1, 2, 3):
+                for count in (1, 2, 3, 8):
                     kernels.set_num_threads(count)
                     results.append(linear(x, y, b[0], "tanh"))
-                monkeypatch.setattr(plans, "CHUNK_ROWS", 16)
-                monkeypatch.setattr(plans, "PANELS", 2)
-                plans._program.cache_clear()
-                results.append(linear(x, y, b[0], "tanh"))
-                monkeypatch.undo()
-                plans._program.cache_clear()
                 for other in results[1:]:
                     np.testing.assert_array_equal(results[0], other)
     kernels.set_num_threads(threads)
 
 
-def test_two_threads_of_python_do_not_share_panels():
+def test_two_threads_of_python_do_not_share_panels(all_is_far):
     rng = np.random.default_rng(0)
-    a = rng.standard_normal((4, 150, 140))
+    a = rng.standard_normal((4, 150, 400))  # of which blocks have several panels
     expected = [x @ x.T for x in a]
     wrong = []
 

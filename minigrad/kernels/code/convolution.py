@@ -15,22 +15,38 @@ Addresses and distances are in bytes where tiles are concerned, else in numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
 from minigrad.kernels import convolution as plans
+from minigrad.kernels.code.losses import load_apart, store_apart
 from minigrad.kernels.code.microkernel import ROWS, VECTORS, tile
 from minigrad.kernels.code.packing import address, at, transpose
+from minigrad.kernels.code.reductions import loaded, put
 from minigrad.kernels.native import Source
-from minigrad.kernels.simd import I64, WIDTH, filled, lanes_of, load, load_some, store, store_some, total
+from minigrad.kernels.simd import (
+    I64,
+    WIDTH,
+    V,
+    compiled,
+    filled,
+    lanes_of,
+    load,
+    load_some,
+    select,
+    store,
+    store_some,
+    total,
+    where,
+)
 
+INF = float("inf")
 SLAB = 128  # rows of a panel of windows
-PITCH = WIDTH * (
-    VECTORS + 1
-)  # bytes from one to the next: whole vectors are written, also where fewer numbers are left
+# Bytes from one to the next: whole vectors are written, also where fewer numbers are left.
+PITCH = WIDTH * (VECTORS + 1)
 
 
 def _memory(count: int) -> Any:
@@ -246,7 +262,21 @@ def convolve(a: Any, b: Any, c: Any, plan: Any, chunk: int) -> None:
         _weight(a, b, c, plan, chunk, panel, _square_memory(c))
 
 
-# Pooling: window by window; those of one plane, an image's channel, are one thread's work.
+# Pooling: a plane, one channel of an image, is one thread's work. What is done with a window is a function, which gets
+# several windows at once, one in each lane, where it can use vectors.
+
+
+class Window(NamedTuple):
+    """What the edges of its plane leave of a window; or several whole ones side by side, by the first of them."""
+
+    number: int  # among all windows
+    first: int  # where its first pixel is
+    width: int  # from a row of pixels to the next
+    rows: int
+    columns: int
+    area: int  # of a whole window
+    step: int  # from a window to the next
+    windows: int  # how many there are
 
 
 @njit(error_model="numpy", inline="always")
@@ -257,108 +287,192 @@ def _span(number: int, stride: int, padding: int, size: int, length: int) -> tup
 
 
 @njit(error_model="numpy")
-def _largest(x: Any, u: Any, window: int, plane: int, width: int, top: int, below: int, left: int, right: int) -> int:
-    """Where the largest number of a window is, the first of several; the first NaN if there is one."""
-    found = plane + top * width + left
-    best = x[found]
-    for i in range(top, below):
-        for at_pixel in range(plane + i * width + left, plane + i * width + right):
-            if not x[at_pixel] <= best and best == best:
-                best, found = x[at_pixel], at_pixel
-    return found
+def _planes(plan: Any, chunk: int) -> tuple[int, int]:
+    """The first of a chunk's planes, and the one after the last."""
+    return chunk * plan[plans.PLANES_EACH], min((chunk + 1) * plan[plans.PLANES_EACH], plan[plans.PLANES])
+
+
+@njit(error_model="numpy", forceinline=True)
+def _each_window(act: Any, arrays: Any, most: int, plan: Any, chunk: int) -> None:
+    """act(arrays, window) for all windows of the chunk, up to `most` side by side at once."""
+    h, width, down, across = plan[plans.H], plan[plans.W], plan[plans.TALL], plan[plans.WIDE]
+    step, padding, size = plan[plans.STEP_X], plan[plans.PAD_X], plan[plans.SIZE_X]
+    area = plan[plans.SIZE_Y] * size
+    first, last = _planes(plan, chunk)
+    first_whole, after_whole = (padding + step - 1) // step, (width + padding - size) // step + 1
+    for plane in range(first, last):
+        for i in range(down):
+            top, below = _span(i, plan[plans.STEP_Y], plan[plans.PAD_Y], plan[plans.SIZE_Y], h)
+            j = 0
+            while j < across:
+                left, right = _span(j, step, padding, size, width)
+                count = max(1, min(most, after_whole - j)) if j >= first_whole else 1
+                number, pixel = (plane * down + i) * across + j, (plane * h + top) * width + left
+                act(arrays, Window(number, pixel, width, below - top, right - left, area, step, count))
+                j += count
+
+
+@njit(error_model="numpy", inline="always")
+def _row(window: Window, row: int) -> Any:
+    """Where the pixels of a row of the window are."""
+    start = window.first + row * window.width
+    return range(start, start + window.columns)
 
 
 @njit(error_model="numpy")
-def _drawn(x: Any, u: Any, window: int, plane: int, width: int, top: int, below: int, left: int, right: int) -> int:
-    """Where the number is that u draws; sums are added up in the same order as NumPy's, so that it is the same one."""
-    zero = total(filled(x, 0.0))  # of the type of x
-    whole = zero
-    for i in range(top, below):
-        for at_pixel in range(plane + i * width + left, plane + i * width + right):
-            whole += zero if x[at_pixel] < 0 else x[at_pixel]
-    goal, so_far = u[window] * whole, zero
-    for i in range(top, below):
-        for at_pixel in range(plane + i * width + left, plane + i * width + right):
-            so_far += zero if x[at_pixel] < 0 else x[at_pixel]
-            if so_far > goal or so_far == whole or so_far != so_far:
-                return at_pixel
-    return plane + top * width + left
+def _clear(images: Any, plan: Any, chunk: int) -> None:
+    """Zeros in the chunk's planes."""
+    first, last = _planes(plan, chunk)
+    for i in range(first * plan[plans.H] * plan[plans.W], last * plan[plans.H] * plan[plans.W]):
+        images[i] = 0.0
 
 
-def choosing(choose: Any) -> tuple[Any, Any]:
-    """The kernels of a pooling that chooses one pixel of each window, forward and backward."""
-
-    def pool(x: Any, u: Any, y: Any, plan: Any, chunk: int) -> None:
-        h, width, down, across = plan[plans.H], plan[plans.W], plan[plans.TALL], plan[plans.WIDE]
-        first, last = chunk * plan[plans.PLANES_EACH], min((chunk + 1) * plan[plans.PLANES_EACH], plan[plans.PLANES])
-        for plane in range(first, last):
-            for i in range(down):
-                top, below = _span(i, plan[plans.STEP_Y], plan[plans.PAD_Y], plan[plans.SIZE_Y], h)
-                for j in range(across):
-                    left, right = _span(j, plan[plans.STEP_X], plan[plans.PAD_X], plan[plans.SIZE_X], width)
-                    window = (plane * down + i) * across + j
-                    y[window] = x[choose(x, u, window, plane * h * width, width, top, below, left, right)]
-
-    def pool_vjp(g: Any, x: Any, u: Any, x_bar: Any, plan: Any, chunk: int) -> None:
-        h, width, down, across = plan[plans.H], plan[plans.W], plan[plans.TALL], plan[plans.WIDE]
-        first, last = chunk * plan[plans.PLANES_EACH], min((chunk + 1) * plan[plans.PLANES_EACH], plan[plans.PLANES])
-        for i in range(first * h * width, last * h * width):
-            x_bar[i] = 0.0
-        for plane in range(first, last):
-            for i in range(down):
-                top, below = _span(i, plan[plans.STEP_Y], plan[plans.PAD_Y], plan[plans.SIZE_Y], h)
-                for j in range(across):
-                    left, right = _span(j, plan[plans.STEP_X], plan[plans.PAD_X], plan[plans.SIZE_X], width)
-                    window = (plane * down + i) * across + j
-                    x_bar[choose(x, u, window, plane * h * width, width, top, below, left, right)] += g[window]
-
-    return pool, pool_vjp
+@njit(error_model="numpy", inline="always")
+def _pixels(x: Any, i: int, window: Window) -> Any:
+    """The pixel at x[i] and those in the same place of the other windows."""
+    return load_some(x, i, window.windows) if window.step == 1 else load_apart(x, i, window.step, window.windows)
 
 
-max_pool, max_pool_vjp = choosing(_largest)
-stochastic_pool, stochastic_pool_vjp = choosing(_drawn)
+@njit(error_model="numpy", inline="always")
+def _add(y: Any, i: int, x: Any, window: Window) -> None:
+    """Add to the pixel at y[i] and those in the same place of the other windows."""
+    if window.step == 1:
+        store_some(y, i, load_some(y, i, window.windows) + x, window.windows)
+    else:
+        store_apart(y, i, window.step, load_apart(y, i, window.step, window.windows) + x, window.windows)
+
+
+def _first_largest(best: V, x: V) -> V:
+    """The larger of two, the first if they are equal; NaN where either is."""
+    return select(x > best, x, select(x == x, best, x))
+
+
+def _first_place(best: V, x: V, place: V, new: V) -> V:
+    """The place of what `_first_largest` gives, the first NaN if there are two."""
+    return select(x > best, new, select(x == x, place, select(best == best, new, place)))
+
+
+first_largest, first_place = compiled(_first_largest), compiled(_first_place)
+
+
+@njit(error_model="numpy")
+def _largest(arrays: Any, window: Window) -> None:
+    """y[window] = the largest of its pixels."""
+    x, y = arrays
+    best = filled(x, -INF)
+    for row in range(window.rows):
+        for i in _row(window, row):
+            best = first_largest(best, _pixels(x, i, window))
+    put(y, window.number, best, window.windows)
+
+
+def max_pool(x: Any, y: Any, plan: Any, chunk: int) -> None:
+    """y = the largest number of each window."""
+    _each_window(_largest, (x, y), lanes_of(x), plan, chunk)
+
+
+@njit(error_model="numpy")
+def _to_largest(arrays: Any, window: Window) -> None:
+    """x̄ += ȳ[window] at the first of its largest pixels: it is looked for first, then all are gone through again."""
+    g, x, x_bar = arrays
+    best, place = filled(x, -INF), filled(x, 0.0)
+    cotangent, number = loaded(g, window.number, window.windows), 0.0
+    for row in range(window.rows):
+        for i in _row(window, row):
+            pixels = _pixels(x, i, window)
+            place, best = first_place(best, pixels, place, number), first_largest(best, pixels)
+            number += 1.0
+    number = 0.0
+    for row in range(window.rows):
+        for i in _row(window, row):
+            _add(x_bar, i, where(place == number, cotangent, 0.0), window)
+            number += 1.0
+
+
+def max_pool_vjp(g: Any, x: Any, x_bar: Any, plan: Any, chunk: int) -> None:
+    """x̄ = zeros, with each ȳ added where the largest number of its window is."""
+    _clear(x_bar, plan, chunk)
+    _each_window(_to_largest, (g, x, x_bar), lanes_of(x), plan, chunk)
+
+
+@njit(error_model="numpy")
+def _mean(arrays: Any, window: Window) -> None:
+    """y[window] = the mean of its pixels."""
+    x, y = arrays
+    whole = filled(x, 0.0)
+    for row in range(window.rows):
+        for i in _row(window, row):
+            whole = whole + _pixels(x, i, window)
+    put(y, window.number, whole / window.area, window.windows)
 
 
 def avg_pool(x: Any, y: Any, plan: Any, chunk: int) -> None:
     """y = the mean of each window; padding counts as zeros."""
-    h, width, down, across = plan[plans.H], plan[plans.W], plan[plans.TALL], plan[plans.WIDE]
-    pixels = plan[plans.SIZE_Y] * plan[plans.SIZE_X]
-    first, last = chunk * plan[plans.PLANES_EACH], min((chunk + 1) * plan[plans.PLANES_EACH], plan[plans.PLANES])
-    for plane in range(first, last):
-        for i in range(down):
-            top, below = _span(i, plan[plans.STEP_Y], plan[plans.PAD_Y], plan[plans.SIZE_Y], h)
-            for j in range(across):
-                left, right = _span(j, plan[plans.STEP_X], plan[plans.PAD_X], plan[plans.SIZE_X], width)
-                window = (plane * down + i) * across + j
-                y[window] = 0.0
-                for row in range(plane * h + top, plane * h + below):
-                    for at_pixel in range(row * width + left, row * width + right):
-                        y[window] += x[at_pixel]
-                y[window] /= pixels
+    _each_window(_mean, (x, y), lanes_of(x), plan, chunk)
+
+
+@njit(error_model="numpy")
+def _shared_out(arrays: Any, window: Window) -> None:
+    """y += x[window]/area at each of its pixels."""
+    x, y = arrays
+    share = loaded(x, window.number, window.windows) / window.area
+    for row in range(window.rows):
+        for i in _row(window, row):
+            _add(y, i, share, window)
 
 
 def avg_unpool(x: Any, y: Any, plan: Any, chunk: int) -> None:
     """y = zeros, with each x shared out to its window."""
-    h, width, down, across = plan[plans.H], plan[plans.W], plan[plans.TALL], plan[plans.WIDE]
-    pixels = plan[plans.SIZE_Y] * plan[plans.SIZE_X]
-    first, last = chunk * plan[plans.PLANES_EACH], min((chunk + 1) * plan[plans.PLANES_EACH], plan[plans.PLANES])
-    for i in range(first * h * width, last * h * width):
-        y[i] = 0.0
-    for plane in range(first, last):
-        for i in range(down):
-            top, below = _span(i, plan[plans.STEP_Y], plan[plans.PAD_Y], plan[plans.SIZE_Y], h)
-            for j in range(across):
-                left, right = _span(j, plan[plans.STEP_X], plan[plans.PAD_X], plan[plans.SIZE_X], width)
-                share = x[(plane * down + i) * across + j] / pixels
-                for row in range(plane * h + top, plane * h + below):
-                    for at_pixel in range(row * width + left, row * width + right):
-                        y[at_pixel] += share
+    _clear(y, plan, chunk)
+    _each_window(_shared_out, (x, y), lanes_of(x), plan, chunk)
+
+
+@njit(error_model="numpy")
+def _drawn(x: Any, u: Any, window: Window) -> int:
+    """Where the number is that u draws; sums are added up in the same order as NumPy's, so that it is the same one."""
+    zero = total(filled(x, 0.0))  # of the type of x
+    whole = zero
+    for row in range(window.rows):
+        for i in _row(window, row):
+            whole += zero if x[i] < 0 else x[i]
+    goal, so_far = u[window.number] * whole, zero
+    for row in range(window.rows):
+        for i in _row(window, row):
+            so_far += zero if x[i] < 0 else x[i]
+            if so_far > goal or so_far == whole or so_far != so_far:
+                return i
+    return window.first
+
+
+@njit(error_model="numpy")
+def _draw(arrays: Any, window: Window) -> None:
+    """y[window] = the pixel that u draws."""
+    x, u, y = arrays
+    y[window.number] = x[_drawn(x, u, window)]
+
+
+def stochastic_pool(x: Any, u: Any, y: Any, plan: Any, chunk: int) -> None:
+    """y = the number of each window that u draws."""
+    _each_window(_draw, (x, u, y), 1, plan, chunk)
+
+
+@njit(error_model="numpy")
+def _to_drawn(arrays: Any, window: Window) -> None:
+    """x̄ += ȳ[window] at the pixel that u draws."""
+    g, x, u, x_bar = arrays
+    x_bar[_drawn(x, u, window)] += g[window.number]
+
+
+def stochastic_pool_vjp(g: Any, x: Any, u: Any, x_bar: Any, plan: Any, chunk: int) -> None:
+    """x̄ = zeros, with each ȳ added where the number is that u drew."""
+    _clear(x_bar, plan, chunk)
+    _each_window(_to_drawn, (g, x, u, x_bar), 1, plan, chunk)
 
 
 SOURCES = {
     "convolve": Source(convolve, "real* real* real* int64*"),
-    "max_pool": Source(max_pool, "real* real* real* int64*"),
-    "max_pool_vjp": Source(max_pool_vjp, "real* real* real* real* int64*"),
+    "max_pool": Source(max_pool, "real* real* int64*"),
+    "max_pool_vjp": Source(max_pool_vjp, "real* real* real* int64*"),
     "stochastic_pool": Source(stochastic_pool, "real* real* real* int64*"),
     "stochastic_pool_vjp": Source(stochastic_pool_vjp, "real* real* real* real* int64*"),
     "avg_pool": Source(avg_pool, "real* real* int64*"),

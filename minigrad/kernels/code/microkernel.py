@@ -11,7 +11,7 @@ There is one such function for every number of rows and vectors, written in LLVM
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -20,7 +20,8 @@ from numba.extending import intrinsic
 
 from minigrad.kernels.simd import I32, I64, REGISTERS, WIDTH, V, bits_of, call, first, fma, read, write
 
-ROWS, VECTORS = (8, 3) if REGISTERS == 32 else (6, 2)
+ROWS, VECTORS = 6, 4 if REGISTERS == 32 else 2
+AHEAD = 32  # rows of B that are asked for before they are copied, as they may come from far away
 
 ARGUMENTS = (
     "a",  # addresses are integers, in bytes; so are the distances
@@ -34,6 +35,7 @@ ARGUMENTS = (
     "inner",  # columns of A, and rows of B
     "start",  # what C starts from; 0: from zero
     "start_row",
+    "panel",  # where the rows of B are copied to, one after the other, by tiles that pack
 )
 TILE = ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS))
 
@@ -46,21 +48,45 @@ def _prefetch(address: V) -> None:
     call(builder, "llvm.prefetch.p0", ir.VoidType(), [V(builder, x) for x in (pointer, reading, soon, data)])
 
 
-def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, masked: bool) -> Any:
-    """Write the function for one shape of tile; if `masked`, lanes of the last vector count up to `columns` only."""
+def _repeated(builder: ir.IRBuilder, times: V, before: list[V], step: Callable[[list[V]], list[V]]) -> list[V]:
+    """Write a loop: what the values `before` it have become after so many times `step`."""
+    start, body, done = builder.block, builder.append_basic_block("body"), builder.append_basic_block("done")
+    builder.cbranch((times > 0).value, body, done)
+    builder.position_at_end(body)
+    before = [times, *before]
+    now = [V(builder, builder.phi(x.type)) for x in before]
+    after = [now[0] - 1, *step(now[1:])]
+    builder.cbranch((now[0] > 1).value, body, done)
+    builder.position_at_end(done)
+    end = [V(builder, builder.phi(x.type)) for x in before]
+    for phis in (now, end):
+        for phi, x, y in zip(phis, before, after, strict=True):
+            phi.value.add_incoming(x.value, start)
+            phi.value.add_incoming(y.value, body)
+    return end[1:]
+
+
+def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, masked: bool, packs: bool) -> Any:
+    """Write the function for one shape of tile; if `masked`, lanes of the last vector count up to `columns` only.
+
+    If it `packs`, it copies the rows of B to `panel` on the way.
+    """
     size = bits_of(element) // 8
     vector = ir.VectorType(element, WIDTH // size)
-    function = ir.Function(module, TILE, f"tile_{rows}x{vectors}{'_masked' * masked}_{size}")
+    name = f"tile_{rows}x{vectors}{'_masked' * masked}{'_packing' * packs}_{size}"
+    function = ir.Function(module, TILE, name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     function.attributes.add("nounwind")
-    names = ("entry", "ask", "ready", "step", "done", "add", "put")
-    entry, ask, ready, step, done, add, put = (function.append_basic_block(name) for name in names)
+    names = ("entry", "ask", "ready", "add", "put")
+    entry, ask, ready, add, put = (function.append_basic_block(name) for name in names)
     builder = ir.IRBuilder(entry)
-    a, a_row, a_column, b, b_row, c, c_row, columns, inner, start, start_row = (V(builder, x) for x in function.args)
+    given = dict(zip(ARGUMENTS, (V(builder, x) for x in function.args), strict=True))
+    a, a_row, a_column, b, b_row = (given[name] for name in ("a", "a_row", "a_column", "b", "b_row"))
+    c, c_row, start, start_row = (given[name] for name in ("c", "c_row", "start", "start_row"))
     masks: list[V | None] = [None] * vectors
     if masked:
-        masks[-1] = first(columns - (vectors - 1) * vector.count, vector.count)
+        masks[-1] = first(given["columns"] - (vectors - 1) * vector.count, vector.count)
     places = [(i, j) for i in range(rows) for j in range(vectors)]
 
     # What C starts from is added at the end. It is asked for now, for it may come from far away.
@@ -72,33 +98,28 @@ def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, mas
     builder.branch(ready)
     builder.position_at_end(ready)
 
-    # The loop. What changes from step to step is a phi: a value from before the loop, and one from the last step.
     a_rows = [a + a_row * i for i in range(rows)]
-    zero = V(builder, ir.Constant(vector, None))
-    before = [inner, V(builder, I64(0)), b] + [zero] * len(places)
-    builder.cbranch((inner > 0).value, step, done)
-    builder.position_at_end(step)
-    now = [V(builder, builder.phi(x.type)) for x in before]
-    left, a_offset, b_address, *sums = now
-    b_vectors = [read(b_address + WIDTH * j, vector, masks[j]) for j in range(vectors)]
-    after = [left - 1, a_offset + a_column, b_address + b_row]
-    for i in range(rows):
-        number = b_vectors[0].like(read(a_rows[i] + a_offset, element))
-        after += [fma(number, b_vectors[j], sums[i * vectors + j]) for j in range(vectors)]
-    for phi, x, y in zip(now, before, after, strict=True):
-        phi.value.add_incoming(x.value, ready)
-        phi.value.add_incoming(y.value, step)
-    builder.cbranch((left > 1).value, step, done)
 
-    builder.position_at_end(done)
-    results = [V(builder, builder.phi(vector)) for _ in places]
-    for phi, y in zip(results, after[-len(places) :], strict=True):
-        phi.value.add_incoming(zero.value, ready)
-        phi.value.add_incoming(y.value, step)
+    def step(now: list[V]) -> list[V]:
+        a_offset, b_address, panel, *sums = now
+        b_vectors = [read(b_address + WIDTH * j, vector, masks[j]) for j in range(vectors)]
+        if packs:
+            for j, numbers in enumerate(b_vectors):
+                write(numbers, panel + WIDTH * j)
+                _prefetch(b_address + b_row * AHEAD + WIDTH * j)
+            panel = panel + WIDTH * vectors
+        for i in range(rows):
+            number = b_vectors[0].like(read(a_rows[i] + a_offset, element))
+            for j in range(vectors):
+                sums[i * vectors + j] = fma(number, b_vectors[j], sums[i * vectors + j])
+        return [a_offset + a_column, b_address + b_row, panel, *sums]
+
+    zeros = [V(builder, ir.Constant(vector, None))] * len(places)
+    _, _, _, *sums = _repeated(builder, given["inner"], [V(builder, I64(0)), b, given["panel"], *zeros], step)
     builder.cbranch((start == 0).value, put, add)
     for block in (add, put):
         builder.position_at_end(block)
-        for (i, j), y in zip(places, results, strict=True):
+        for (i, j), y in zip(places, sums, strict=True):
             if block is add:
                 y = y + read(start + start_row * i + WIDTH * j, vector, masks[j])
             write(y, c + c_row * i + WIDTH * j, masks[j])
@@ -106,9 +127,9 @@ def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, mas
     return function
 
 
-def _switch_function(module: ir.Module, element: Any) -> Any:
+def _switch_function(module: ir.Module, element: Any, packs: bool) -> Any:
     """Write the function that calls the right one of all tile functions, and them."""
-    name = f"tile_{bits_of(element)}"
+    name = f"{'packing_' * packs}tile_{bits_of(element)}"
     if name in module.globals:
         return module.globals[name]
     lanes = WIDTH * 8 // bits_of(element)
@@ -122,12 +143,12 @@ def _switch_function(module: ir.Module, element: Any) -> Any:
     widest = builder.select((columns == VECTORS * lanes).value, I64(0), vectors.value)  # where nothing is masked
     nothing = function.append_basic_block("nothing")
     switch = builder.switch((rows * (VECTORS + 1) + V(builder, widest)).value, nothing)
-    for i in range(1, ROWS + 1):
+    for i in [ROWS] if packs else range(1, ROWS + 1):
         for j in range(VECTORS + 1):
             block = function.append_basic_block(f"{i}x{j}")
             switch.add_case(I64(i * (VECTORS + 1) + j), block)
             builder.position_at_end(block)
-            one = _tile_function(module, element, i, j or VECTORS, masked=j > 0)
+            one = _tile_function(module, element, i, j or VECTORS, masked=j > 0, packs=packs)
             builder.call(one, [x.value for x in arguments], tail=True)
             builder.ret_void()
     builder.position_at_end(nothing)
@@ -163,7 +184,35 @@ def tile(
     """
 
     def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
-        builder.call(_switch_function(builder.module, _element(context, like)), args[1:])
+        function = _switch_function(builder.module, _element(context, like), packs=False)
+        builder.call(function, [*args[1:], I64(0)])
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * (1 + len(ARGUMENTS))), lower
+    return types.void(like, *[types.int64] * len(ARGUMENTS)), lower
+
+
+@intrinsic
+def packing_tile(
+    context: Any,
+    like: Any,
+    a: Any,
+    a_row: Any,
+    a_column: Any,
+    b: Any,
+    b_row: Any,
+    c: Any,
+    c_row: Any,
+    columns: Any,
+    inner: Any,
+    start: Any,
+    start_row: Any,
+    panel: Any,
+) -> Any:
+    """The same for ROWS rows; on the way the rows of B are copied to `panel`: whole vectors, one after the other."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        function = _switch_function(builder.module, _element(context, like), packs=True)
+        builder.call(function, [I64(ROWS), *args[1:]])
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * len(ARGUMENTS)), lower

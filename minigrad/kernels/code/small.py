@@ -1,8 +1,9 @@
 """The product of two small matrices as one function that Python calls: what Python checks would take longer than that.
 
-`PyObject *small(PyObject *table, PyObject **matrices, Py_ssize_t)` returns a new array; or NotImplemented if the
-arguments are not two matrices of one of the dtypes, at most SMALL rows and columns, that fit. The table is an array of
-addresses, as `minigrad.kernels.matmul` puts them there. This keeps Python's lock: to release it takes longer, too.
+`PyObject *small(PyObject *table, PyObject **arguments, Py_ssize_t count)` returns a new array; or NotImplemented if the
+arguments are not two matrices of one of the dtypes, at most SMALL rows and columns, that fit, and perhaps a bias, a
+contiguous vector. The table is an array of addresses, as `minigrad.kernels.matmul` puts them there. This keeps Python's
+lock: to release it takes longer, too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from minigrad.kernels import matmul as plans
 I32, I64 = ir.IntType(32), ir.IntType(64)
 WORDS = ir.PointerType(I64)
 HEAD = object.__basicsize__ // 8  # words of 8 bytes; the first is the count of references, the second the type
-DATA, DIMENSIONS, LENGTHS, DTYPE = HEAD, HEAD + 1, HEAD + 2, HEAD + 5  # of NumPy's array struct
+DATA, DIMENSIONS, LENGTHS, STRIDES, DTYPE = HEAD, HEAD + 1, HEAD + 2, HEAD + 3, HEAD + 5  # of NumPy's array struct
 NEW = ir.FunctionType(I64, [I64, I32, WORDS, I32, I64, I64, I32, I32, I64])  # PyArray_New
 CHUNK = ir.FunctionType(ir.VoidType(), [WORDS, I64])
 
@@ -44,7 +45,8 @@ def object_code(symbol: str) -> bytes:
         builder.cbranch(condition, passed, refuse)
         builder.position_at_end(passed)
 
-    demand(builder.icmp_signed("==", count, I64(2)))
+    biased = builder.icmp_signed("==", count, I64(3))
+    demand(builder.or_(biased, builder.icmp_signed("==", count, I64(2))))
     a, b = pointed(word(arguments, 0)), pointed(word(arguments, 1))
     for x in (a, b):
         demand(builder.icmp_signed("==", word(x, 1), word(table, plans.NDARRAY)))
@@ -61,6 +63,26 @@ def object_code(symbol: str) -> bytes:
     gemm = builder.select(single, word(table, plans.SINGLE_GEMM), word(table, plans.DOUBLE_GEMM))
     demand(builder.icmp_signed("!=", gemm, I64(0)))  # is compiled
 
+    size = builder.select(single, I64(4), I64(8))
+    checks = function.append_basic_block("checks")
+    ready = function.append_basic_block("ready")
+    start = builder.block
+    builder.cbranch(biased, checks, ready)
+    builder.position_at_end(checks)
+    bias = pointed(word(arguments, 2))
+    demand(builder.icmp_signed("==", word(bias, 1), word(table, plans.NDARRAY)))
+    demand(builder.icmp_signed("==", builder.trunc(word(bias, DIMENSIONS), I32), I32(1)))
+    demand(builder.icmp_signed("==", word(bias, DTYPE), word(a, DTYPE)))
+    demand(builder.icmp_signed("==", word(pointed(word(bias, LENGTHS)), 0), n))
+    demand(builder.icmp_signed("==", word(pointed(word(bias, STRIDES)), 0), size))
+    bias_data = word(bias, DATA)
+    checked = builder.block
+    builder.branch(ready)
+    builder.position_at_end(ready)
+    added = builder.phi(I64)
+    added.add_incoming(I64(0), start)
+    added.add_incoming(bias_data, checked)
+
     lengths = builder.alloca(I64, 2)
     builder.store(m, lengths)
     builder.store(n, builder.gep(lengths, [I64(1)]))
@@ -71,8 +93,9 @@ def object_code(symbol: str) -> bytes:
     with builder.if_then(builder.icmp_signed("==", result, I64(0)), likely=False):
         builder.ret(result)
     c = word(pointed(result), DATA)
-    slots = builder.alloca(I64, 5)
-    for i, value in enumerate((builder.ptrtoint(a, I64), builder.ptrtoint(b, I64), c, c, word(table, plans.PLAN))):
+    slots = builder.alloca(I64, 6)
+    plan, added = word(table, plans.PLAN), builder.select(biased, added, c)
+    for i, value in enumerate((builder.ptrtoint(a, I64), builder.ptrtoint(b, I64), c, added, c, plan)):
         builder.store(value, builder.gep(slots, [I64(i)]))
     builder.call(builder.inttoptr(gemm, ir.PointerType(CHUNK)), [slots, I64(0)])
     builder.ret(result)
