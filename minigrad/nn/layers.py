@@ -17,7 +17,7 @@ from minigrad.nn import initialisers
 from minigrad.nn.initialisers import Initialiser
 from minigrad.nn.module import Module
 from minigrad.ops import activation
-from minigrad.ops.contraction import matmul
+from minigrad.ops.contraction import linear
 from minigrad.ops.elementwise import less, where
 from minigrad.random import Generator
 from minigrad.tensor import Tensor
@@ -88,8 +88,7 @@ class Linear(Module):
                 f"{self} has {self.weight.dtype} parameters, but its input is {x.dtype} {x.shape}: convert the input "
                 f"with x.astype('{self.weight.dtype}'), or the whole module with module.astype('{x.dtype}')"
             )
-        y = matmul(x, self.weight)
-        return y if self.bias is None else y + self.bias
+        return linear(x, self.weight, self.bias)
 
 
 class Sequential(Module):

@@ -17,11 +17,13 @@ from minigrad.ops.manipulation import expand_dims, matrix_transpose, permute_dim
 from minigrad.ops.reduction import sum as sum_
 
 
-def _by_kernel(a: Any, b: Any) -> Any:
+def _is_for_blas(a: Any, b: Any) -> bool:
     """Where a vector is multiplied with a larger matrix, all that counts is to read it once: BLAS does so faster."""
-    if type(b) is np.ndarray and a.size + b.size > 8192 and 1 in (a.shape[-2], b.shape[-1]):
-        return NotImplemented
-    return kernels.matmul(a, b)
+    return type(b) is np.ndarray and a.size + b.size > 8192 and 1 in (a.shape[-2], b.shape[-1])
+
+
+def _by_kernel(a: Any, b: Any) -> Any:
+    return NotImplemented if _is_for_blas(a, b) else kernels.matmul(a, b)
 
 
 _matmul = Op(
@@ -63,6 +65,42 @@ def matmul(a: Any, b: Any) -> Any:
     y = _matmul(a, b)
     y = squeeze(y, -1) if n.ndim == 1 else y
     return squeeze(y, -2 if n.ndim > 1 else -1) if m.ndim == 1 else y
+
+
+_linear = Op(
+    "linear",
+    lambda x, w, b: np.matmul(x, w) + b[..., None, :],
+    vjp={
+        "x": lambda g, w: _matmul(g, matrix_transpose(w)),
+        "w": lambda g, x: _matmul(matrix_transpose(x), g),
+        "b": lambda g: sum_(g, -2),
+    },
+    kernels={"y": (lambda x, w, b: NotImplemented if _is_for_blas(x, w) else kernels.linear(x, w, b), 0)},
+    signature="(m,k),(k,n),(n)->(m,n)",
+    formula="Y = XW + b,  X̄ = ȲWᵀ,  W̄ = XᵀȲ,  b̄ = Σ Ȳ over rows",
+)
+
+
+def linear(x: Any, w: Any, b: Any = None) -> Any:
+    """x·w + b in one pass: x (..., k), w (k, n), b (n,) or None, for no b.
+
+    Raises:
+        ValueError: shapes that don't fit.
+
+    Example:
+        >>> import minigrad as mg
+        >>> mg.linear(mg.Tensor([[1.0, 2.0]]), mg.Tensor([[3.0], [4.0]]), mg.Tensor([0.5])).data
+        array([[11.5]])
+    """
+    m, n = raw(x).shape, raw(w).shape
+    if not m or len(n) != 2 or m[-1] != n[0] or (b is not None and raw(b).shape != n[1:]):
+        given = f"{m}, {n} and {None if b is None else raw(b).shape}"
+        raise ValueError(f"linear: expected x (..., k), w (k, n) and b (n,) or None, got shapes {given}")
+    if b is None:
+        return matmul(x, w)
+    if len(m) == 1:
+        return squeeze(_linear(expand_dims(x, 0), w, b), 0)
+    return _linear(x, w, b)
 
 
 def tensordot(a: Any, b: Any, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Any:
@@ -196,4 +234,4 @@ def einsum(subscripts: str, *operands: Any) -> Any:
     return a
 
 
-__all__ = ["einsum", "matmul", "outer", "tensordot", "vecdot"]
+__all__ = ["einsum", "linear", "matmul", "outer", "tensordot", "vecdot"]

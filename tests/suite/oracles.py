@@ -241,6 +241,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
             "matmul",
         ]
     },
+    "linear": lambda x, w, b: np.einsum("...ij,...jk->...ik", x, w) + np.expand_dims(b, -2),
     "round": np.rint,
     "sgd": _sgd,
     "momentum": _momentum,

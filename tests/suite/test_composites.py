@@ -149,6 +149,13 @@ def _matmul(draw: Draw, sizes: Sizes) -> Inputs:
 
 
 @st.composite
+def _linear(draw: Draw, sizes: Sizes) -> Inputs:
+    k, n = (draw(st.integers(sizes.shortest, 3)) for _ in range(2))
+    k = draw(st.sampled_from([0, k])) if sizes.empty else k
+    return [(*draw(shapes(Sizes(longest=2)))[:2], k), (k, n), (n,)], {}
+
+
+@st.composite
 def _tensordot(draw: Draw, sizes: Sizes) -> Inputs:
     shared = draw(shapes(sizes))[:2]
     left, right = ((draw(st.integers(1, 2)),) * draw(st.integers(0, 1)) for _ in range(2))
@@ -411,6 +418,7 @@ COMPOSITES = {
         ),
         # contractions
         Composite("matmul", mg.matmul, np.matmul, _matmul, **BILINEAR),
+        Composite("linear", mg.linear, lambda x, w, b: np.matmul(x, w) + b, _linear, ("x", "w", "b")),
         Composite("tensordot", mg.tensordot, np.tensordot, _tensordot, **BILINEAR),
         Composite("outer", mg.outer, np.outer, alike(2), **BILINEAR),
         Composite("vecdot", mg.vecdot, lambda a, b, *, axis: np.sum(a * b, axis), _vecdot, **BILINEAR),
