@@ -106,23 +106,21 @@ def linear(x: Any, w: Any, bias: Any = None, activation: str | None = None) -> A
     """
     if activation is None and bias is not None and (y := _small(x, w, bias)) is not NotImplemented:
         return y
-    if not (type(x) is type(w) is _ndarray and x.dtype == w.dtype and x.dtype in (_single, _double)):
-        return NotImplemented
-    if not (x.ndim >= 2 <= w.ndim and x.shape[-1] == w.shape[-2] and activation in ACTIVATIONS):
+    if not type(x) is type(w) is _ndarray or (dtype := x.dtype) != w.dtype or dtype not in (_single, _double):
         return NotImplemented
     if bias is not None:
-        if type(bias) is not _ndarray or bias.dtype != x.dtype or bias.shape != w.shape[-1:]:
+        if type(bias) is not _ndarray or bias.dtype != dtype or bias.shape != w.shape[-1:]:
             return NotImplemented
         if not bias.flags.c_contiguous or not bias.flags.aligned:
             bias = bias.copy()
-    plan = _planned(x.shape, x.strides, w.shape, w.strides, x.itemsize, ACTIVATIONS[activation], num_threads())
+    plan = _planned(x.shape, x.strides, w.shape, w.strides, dtype.itemsize, activation, num_threads())
     if plan is None:
         return NotImplemented
     shape, numbers, chunks, panel_bytes = plan
-    y = _empty(shape, x.dtype)
+    y = _empty(shape, dtype)
     panels = _borrowed(panel_bytes) if panel_bytes else y
     if chunks:
-        _kernel(x.dtype)(x, w, y, y if bias is None else bias, panels, numbers, chunks)
+        _kernel(dtype)(x, w, y, y if bias is None else bias, panels, numbers, chunks)
     if panel_bytes:
         _spare.append(panels)
     return y
@@ -155,10 +153,12 @@ def _planned(
     b_shape: tuple[int, ...],
     b_strides: tuple[int, ...],
     size: int,
-    activation: int,
+    activation: str | None,
     threads: int,
 ) -> _Plan | None:
-    """The plan for arrays of these shapes and strides, of numbers of `size` bytes; None if they don't broadcast."""
+    """The plan for arrays of these shapes and strides, of numbers of `size` bytes; None if they don't fit."""
+    if len(a_shape) < 2 or len(b_shape) < 2 or a_shape[-1] != b_shape[-2] or activation not in ACTIVATIONS:
+        return None
     (*_, m, k), n = a_shape, b_shape[-1]
     try:
         leading = np.broadcast_shapes(a_shape[:-2], b_shape[:-2])
@@ -200,7 +200,7 @@ def _planned(
         block=block,
         panels=panels,
         slab=slab,
-        activation=activation,
+        activation=ACTIVATIONS[activation],
     )
     return _Plan(shape, numbers, chunks, chunks * panels)
 
