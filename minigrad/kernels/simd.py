@@ -38,7 +38,7 @@ def _features() -> set[str]:
 
 FEATURES = _features()
 ARM = platform.machine().lower() in ("arm64", "aarch64")
-WIDTH = 64 if "avx512f" in FEATURES else 32 if {"avx2", "fma"} <= FEATURES else 16  # bytes in a vector
+WIDTH = 64 if {"avx512f", "avx512dq"} <= FEATURES else 32 if {"avx2", "fma"} <= FEATURES else 16  # bytes in a vector
 REGISTERS = 32 if WIDTH == 64 or ARM else 16  # how many vectors the processor holds
 FUSED = ARM or "fma" in FEATURES  # whether x·y + z is one instruction
 
@@ -199,20 +199,63 @@ def fills_avx512(x: V) -> bool:
     return WIDTH == 64 and x.lanes > 0 and x.lanes * bits_of(x.element) % 512 == 0
 
 
-def avx512(name: str, x: V, operand: V | int | None = None) -> V:
-    """An instruction of AVX-512 on whole registers of floats: "scalef" (x·2ᵏ), "getexp", "getmant".
+def avx512(name: str, x: V, *operands: V | int) -> V:
+    """An instruction of AVX-512 on whole registers of floats: "scalef" (x·2ᵏ), "getexp", "getmant", "range".
 
     Args:
-        operand: the second, a register or a number in the instruction, where it has one.
+        operands: the others, registers, and last a number in the instruction, where it has one.
     """
     if x.lanes * bits_of(x.element) > 512:
-        others = _halves(operand) if isinstance(operand, V) else (operand, operand)
-        return _joined(*(avx512(name, half, other) for half, other in zip(_halves(x), others, strict=True)))
-    operands = [] if operand is None else [operand if isinstance(operand, V) else V(x.builder, I32(operand))]
+        others = [_halves(o) if isinstance(o, V) else (o, o) for o in operands]
+        return _joined(*(avx512(name, *half) for half in zip(_halves(x), *others, strict=True)))
+    given = [o if isinstance(o, V) else V(x.builder, I32(o)) for o in operands]
     all_lanes, usual_rounding = V(x.builder, ir.IntType(x.lanes)(-1)), V(x.builder, I32(4))
     kind = "ps" if isinstance(x.element, ir.FloatType) else "pd"
-    args = [x, *operands, x, all_lanes, usual_rounding]  # the third stands in lanes that a mask leaves out: none
+    args = [x, *given, x, all_lanes, usual_rounding]  # the second x stands in lanes that a mask leaves out: none
     return V(x.builder, call(x.builder, f"llvm.x86.avx512.mask.{name}.{kind}.512", x.type, args))
+
+
+def fma_down(x: V, y: float, z: float) -> V:
+    """x·y + z rounded down, on whole registers of AVX-512."""
+    if x.lanes * bits_of(x.element) > 512:
+        return _joined(*(fma_down(half, y, z) for half in _halves(x)))
+    name = "vfmadd.ps.512" if isinstance(x.element, ir.FloatType) else "vfmadd.pd.512"
+    args = [x, x.constant(y), x.constant(z), V(x.builder, I32(0b1001))]  # towards -∞, without exceptions
+    return V(x.builder, call(x.builder, f"llvm.x86.avx512.{name}", x.type, args))
+
+
+def looked_up(table: Sequence[float], i: V) -> V:
+    """table[i], lane by lane: the table lies in one register of AVX-512, or in two.
+
+    Args:
+        table: as many numbers as one or two registers have lanes.
+        i: whole registers of integers, of which only the lowest bits count.
+    """
+    if i.lanes * i.element.width > 512:
+        return _joined(*(looked_up(table, half) for half in _halves(i)))
+    single = i.element.width == 32
+    like = from_bits(i)
+    halves = [
+        V(i.builder, ir.Constant(like.type, [float(np.float32(c) if single else c) for c in table[j : j + i.lanes]]))
+        for j in range(0, len(table), i.lanes)
+    ]
+    if len(halves) == 1:
+        name, args = "permvar.sf.512" if single else "permvar.df.512", [halves[0], i]
+    else:
+        name, args = "vpermi2var.ps.512" if single else "vpermi2var.pd.512", [halves[0], i, halves[1]]
+    return V(i.builder, call(i.builder, f"llvm.x86.avx512.{name}", like.type, args))
+
+
+def after(x: V, y: V) -> V:
+    """x, whole registers of AVX-512, from which LLVM computes nothing before it has y, whole registers too.
+
+    No instruction comes of it. But where many numbers are looked up, each for the next step, LLVM would look all of
+    them up first, find no registers for them, and put them into memory.
+    """
+    if y.lanes * bits_of(y.element) > 512:
+        return _joined(*(after(*halves) for halves in zip(_halves(x), _halves(y), strict=True)))
+    kind = ir.FunctionType(x.type, [x.type, y.type])
+    return V(x.builder, x.builder.asm(kind, "", "=v,0,v", [x.value, y.value], side_effect=False))
 
 
 def _shuffled(x: V, y: V, numbers: Sequence[int]) -> V:
@@ -225,6 +268,11 @@ def _halves(x: V) -> tuple[V, V]:
     """The first and the second half of a vector's lanes."""
     half = x.lanes // 2
     return _shuffled(x, x, range(half)), _shuffled(x, x, range(half, 2 * half))
+
+
+def _registers(x: V) -> list[V]:
+    """x in pieces that each fill a register of AVX-512."""
+    return [x] if x.lanes * bits_of(x.element) == 512 else [r for half in _halves(x) for r in _registers(half)]
 
 
 def _joined(x: V, y: V) -> V:
@@ -250,6 +298,31 @@ def select(condition: V, x: Any, y: Any) -> V:
     like = x if isinstance(x, V) else y
     like = like if like.lanes or not condition.lanes else splat(like, condition.lanes)
     return V(condition.builder, condition.builder.select(condition.value, like.like(x).value, like.like(y).value))
+
+
+def choice(condition: V, then: Callable[[], V], otherwise: Callable[[], V]) -> V:
+    """then() if the condition, one truth value, holds, else otherwise(): a branch, and only one of them is computed."""
+    builder = condition.builder
+    with builder.if_else(condition.value) as (yes, no):
+        with yes:
+            x, after_yes = then(), builder.block
+        with no:
+            y, after_no = otherwise(), builder.block
+    phi = builder.phi(x.type)
+    phi.add_incoming(x.value, after_yes)
+    phi.add_incoming(y.value, after_no)
+    return V(builder, phi)
+
+
+def any_below(x: V, bound: float) -> V:
+    """Whether any lane of x, whole registers of AVX-512, is below the bound, itself below 0; NaN is not."""
+    registers = _registers(x)
+    least = registers[0].constant(0.0)
+    for register in registers:
+        least = smaller(register, least)
+    mask = least < bound
+    number = V(x.builder, x.builder.bitcast(mask.value, ir.IntType(mask.lanes)))
+    return V(x.builder, x.builder.icmp_signed("!=", number.value, number.type(0)))
 
 
 def absolute(x: V) -> V:

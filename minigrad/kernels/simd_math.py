@@ -1,39 +1,52 @@
 """Elementary functions as formulas on `V`: one formula serves float32 and float64, numbers and vectors of any width.
 
 All are within 3 units in the last place over the whole range, with the right values at ±0, ±∞ and NaN, and among the
-denormal numbers (tests/kernels/test_simd_math.py measures it). They have no branches: what only some lanes need is
-computed for all and selected. None relies on fused multiply-adds for more than speed: constants that are multiplied by
-a whole number have so many zeros at their end that the product is exact.
+denormal numbers (tests/kernels/test_simd_math.py measures it). What only some lanes need is computed for all and
+selected; gelu alone branches, around what hardly ever any lane needs. No lane's result depends on the others. None
+relies on fused multiply-adds for more than speed: constants that are multiplied by a whole number have so many zeros at
+their end that the product is exact.
 
-The polynomials are Chebyshev fits, the highest coefficient first, made with mpmath's `chebyfit` in 60 digits; beside
-each stand the function, the interval and the error of the fit.
+AVX-512 looks numbers up in tables that lie in registers, as fast as it multiplies. There exp takes a part of its result
+from a table, and functions without divisions or exponentials are made of pieces, their coefficients looked up.
+
+The polynomials, but those of the pieces, are Chebyshev fits, the highest coefficient first, made with mpmath's
+`chebyfit` in 60 digits; beside each stand the function, the interval and the error of the fit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 from llvmlite import ir
 
 from minigrad.kernels.simd import (
     FUSED,
     V,
     absolute,
+    after,
+    any_below,
     avx512,
     bits,
+    choice,
     converted,
     copysign,
     fills_avx512,
     fma,
+    fma_down,
     from_bits,
     larger,
+    looked_up,
     select,
     smaller,
 )
 
 INF, NAN = math.inf, math.nan
+SMALLER_SIZE = 0b0010  # for "range": of x and y what is smaller in size, with the sign of x; y where x is NaN
+POSITIVE = 0b1000  # for "range", with the other: without the sign
 
 
 class Format(NamedTuple):
@@ -47,6 +60,7 @@ class Format(NamedTuple):
     least: float  # exp is 0 from here down
     tiny: float  # the smallest normal number
     exp: Sequence[float]  # (exp(r) - 1 - r)/r², |r| ≤ ln(2)/2
+    exp_near: Sequence[float]  # the same, |r| ≤ ln(2)/32, by Remez's algorithm: the error times r²
     log: Sequence[float]  # (2·artanh(s)/s - 2)/s², s² ≤ 0.0401, in s²
     erf: Sequence[float]  # erf(x)/x - 1, |x| ≤ the first of `span`, in x²
     span: tuple[float, float]  # from the first of them on erf is 1 - exp(a polynomial), from the second on it is 1
@@ -76,6 +90,7 @@ SINGLE = Format(
     -104.0,
     2.0**-126,
     (0.0013926926614021907, 0.008363773874405574, 0.04166655011030512, 0.16666573381900845, 0.5),  # 8e-9
+    (0.16666718471552905, 0.5000161606549939),  # 2e-9
     (0.23751341765880343, 0.28532545003481563, 0.4000031364468307, 0.6666666627321278),  # 4e-9
     (-0.0005979258060044365, 0.004991231233690149, -0.026765560651571162, 0.11281796525968253, -0.37612492987340634,
      0.12837914969330616),  # 2e-8
@@ -102,6 +117,8 @@ DOUBLE = Format(
     (2.0915442297780116e-09, 2.5106274733573296e-08, 2.75572718102198e-07, 2.755725283351691e-06,
      2.4801587327007187e-05, 0.00019841269876864356, 0.0013888888888883327, 0.008333333333325544, 0.04166666666666667,
      0.1666666666666667, 0.5),  # 2e-19
+    (0.0013888594031708508, 0.008333471948790592, 0.04166666669325713, 0.16666666664417057,
+     0.49999999999999606),  # 1e-17
     (0.1511848710872457, 0.15283703752403147, 0.18184610246294064, 0.22222182776674482, 0.2857142883604555,
      0.39999999999335556, 0.6666666666666694),  # 3e-15, which s³ makes 2e-17
     (5.957176147748911e-11, -1.1372848856791674e-09, 1.4659775274047436e-08, -1.6350312701054695e-07,
@@ -129,6 +146,86 @@ DOUBLE = Format(
      -0.012922572764837924, 0.018683488122536642, -0.014437204895252478, -0.010218616930826771,
      0.060047571397464056, -0.1274166706500118, -0.019254343906210652)),  # 6e-18
 )  # fmt: skip
+
+
+class Pieces(NamedTuple):
+    """A function of t ≥ 0 by one polynomial for each piece, all of the same degree, for `_piecewise`.
+
+    A polynomial is about that end of its piece where the function is smaller, so that its terms don't cancel one
+    another; there it is exact.
+    """
+
+    step: float  # how long a piece is, a short number; they begin at 0
+    most: float  # where the last piece ends, or a little before
+    rising: bool
+    ends: Sequence[float]
+    polynomials: Sequence[Sequence[float]]  # for each power, the highest first, the coefficients of all pieces
+
+
+@cache
+def _chebyshev(n: int) -> np.ndarray:
+    """The coefficients of Tₙ(2u - 1), which is small for 0 ≤ u ≤ 1, the constant first."""
+    if n < 2:
+        return np.array([[1.0], [-1.0, 2.0]][n])
+    t, before = _chebyshev(n - 1), _chebyshev(n - 2)
+    return np.append(0.0, 4 * t) - np.append(2 * t, 0.0) - np.append(before, [0.0, 0.0])
+
+
+def pieces(series: Callable[[float, int], Sequence[float]], count: int, step: float, degree: int) -> Pieces:
+    """Pieces from Taylor series about r = 0, economised: Chebyshev polynomials, times r, for the high powers of r.
+
+    (Lanczos, Applied Analysis, 1956.) If the function rises, r is taken off the polynomials in r: around 0 that saves
+    digits of a function that is about r.
+
+    Args:
+        series: gives the first terms of the series about a point, so many.
+    """
+    ends, rows = [], []
+    for j in range(count):
+        low, high = j * step, (j + 1) * step
+        end, length = (low, step) if series(low, 1)[0] < series(high, 1)[0] else (high, -step)
+        first, *rest = series(end, degree + 16)
+        powers = length ** np.arange(len(rest))
+        scaled = powers * rest
+        for n in range(len(rest) - 1, degree - 1, -1):
+            scaled[: n + 1] -= _chebyshev(n) * (scaled[n] / _chebyshev(n)[n])
+        ends.append(end)
+        rows.append([first, *(scaled / powers)[:degree]])
+    rising = ends[-1] < count * step
+    polynomials = np.transpose(rows)
+    polynomials[1] -= rising
+    return Pieces(step, (count - 1 / 64) * step, rising, ends, polynomials[::-1].tolist())
+
+
+def _tanh_series(c: float, terms: int) -> list[float]:
+    """About c, by tanh' = 1 - tanh²."""
+    a = [math.tanh(c)]
+    for n in range(terms - 1):
+        a.append(((n == 0) - sum(a[i] * a[n - i] for i in range(n + 1))) / (n + 1))
+    return a
+
+
+def _erf_series(c: float, terms: int) -> list[float]:
+    """About c; the slope y = 2/√π·exp(-t²) is such that y' = -2t·y."""
+    slope = [0.0, 2 / math.sqrt(math.pi) * math.exp(-c * c)]
+    for n in range(1, terms - 1):
+        slope.append(-2 / n * (c * slope[n] + slope[n - 1]))
+    return [math.erf(c), *(slope[n] / n for n in range(1, terms))]
+
+
+def _gelu_series(c: float, terms: int) -> list[float]:
+    """Of t·Φ(-t) about c; the density y = Φ' is such that y' = -t·y."""
+    density = [0.0, math.exp(-c * c / 2) / math.sqrt(2 * math.pi)]
+    for n in range(1, terms):
+        density.append(-(c * density[n] + density[n - 1]) / n)
+    below = [math.erfc(c / math.sqrt(2)) / 2, *(-density[n] / n for n in range(1, terms))]
+    return [c * below[n] + (below[n - 1] if n else 0.0) for n in range(terms)]
+
+
+TANH_SINGLE = pieces(_tanh_series, 32, 0.2890625, 6)  # beyond the last piece it is 1
+ERF_SINGLE = pieces(_erf_series, 16, 0.25, 6)
+ERF_DOUBLE = pieces(_erf_series, 16, 0.375, 13)
+GELU_SINGLE = pieces(_gelu_series, 32, 0.234375, 7)
 
 
 def format_of(x: V) -> Format:
@@ -192,7 +289,41 @@ def _exp_in_two(x: V) -> tuple[V, V]:
     return _expm1_core(r) + 1.0, k
 
 
+def _piecewise(t: V, function: Pieces) -> V:
+    """The function at 0 ≤ t ≤ its `most`."""
+    magic = format_of(t).magic
+    shifted = fma_down(t, 1 / function.step, magic)
+    piece = bits(shifted)  # its number, in the lowest bits
+    r = fma(shifted - magic, -function.step, t) if function.rising else t - looked_up(function.ends, piece)
+    highest, *others, first = function.polynomials
+    y = looked_up(highest, piece)
+    for coefficients in others:
+        piece = after(piece, y)
+        y = fma(y, r, looked_up(coefficients, piece))
+    start = looked_up(first, piece)
+    return fma(y, r, r) + start if function.rising else fma(y, r, start)
+
+
+SIXTEENTHS = [2.0 ** (j / 16) for j in range(16)]
+
+
+def _exp_by_table(x: V) -> V:
+    """exp(x) = 2ⁿ·2^(j/16)·exp(r), |r| ≤ ln(2)/32, j from the lowest bits of the rounded x·16/ln 2.
+
+    For |x| beyond what `_reduced` takes r is anything, but bounded, and 2ⁿ makes 0 or ∞ of it, or NaN.
+    """
+    f = format_of(x)
+    shifted = fma(x, 1 / math.log(2), f.magic / 16)
+    k = shifted - f.magic / 16  # n + j/16; scalef rounds it down
+    r = fma(k, -f.ln2[1], fma(k, -f.ln2[0], x))
+    r = avx512("range", r, r.constant(1.0), SMALLER_SIZE)
+    power = looked_up(SIXTEENTHS, bits(shifted))
+    return avx512("scalef", fma(power, fma(r * r, polynomial(f.exp_near, r), r), power), k)
+
+
 def exp(x: V) -> V:
+    if fills_avx512(x):
+        return _exp_by_table(x)
     f = format_of(x)
     return _scaled(*_exp_in_two(_at_least(f.least, _at_most(f.most, x))))
 
@@ -264,7 +395,9 @@ def _log1p_of_at_most_one(z: V) -> V:
 
 
 def tanh(x: V) -> V:
-    """(e²ˣ - 1)/(e²ˣ + 1) of |x|; e²ˣ - 1 without cancellation."""
+    """(e²ˣ - 1)/(e²ˣ + 1) of |x|; e²ˣ - 1 without cancellation. float32 in pieces, where tables can be looked up."""
+    if fills_avx512(x) and format_of(x) is SINGLE:
+        return copysign(_piecewise(_at_most(TANH_SINGLE.most, absolute(x)), TANH_SINGLE), x)
     size = _at_most(10.0 if format_of(x) is SINGLE else 20.0, absolute(x))  # from there on it is 1
     r, k = _reduced(size + size)
     scale = _power_of_two(k)
@@ -330,6 +463,9 @@ def _exp_of_minus_square(size: V, factor: float) -> tuple[V, V]:
 def erf(x: V) -> V:
     f = format_of(x)
     size = absolute(x)
+    if fills_avx512(x):
+        function = ERF_SINGLE if f is SINGLE else ERF_DOUBLE
+        return copysign(_piecewise(_at_most(function.most, size), function), x)
     t = _at_most(f.span[1], size)
     r, k = _reduced(t * polynomial(f.log_erfc, t))
     far = fma(_expm1_core(r) + 1.0, -_power_of_two(k), x.constant(1.0))
@@ -346,7 +482,16 @@ def erfc(x: V) -> V:
 
 
 def gelu(x: V) -> V:
-    """x·Φ(x) as 0 or x less |x|·Φ(-|x|), of which nothing cancels."""
+    """x·Φ(x) as 0 or x less |x|·Φ(-|x|), of which nothing cancels. float32 in pieces, where tables can be looked up."""
+    if fills_avx512(x) and format_of(x) is SINGLE:
+        size = avx512("range", x, x.constant(GELU_SINGLE.most), SMALLER_SIZE | POSITIVE)
+        y = larger(x.constant(-0.0), x) - _piecewise(size, GELU_SINGLE)
+        least = -GELU_SINGLE.most
+        return choice(any_below(x, least), lambda: select(x < least, _gelu_by_tail(x), y), lambda: y)
+    return _gelu_by_tail(x)
+
+
+def _gelu_by_tail(x: V) -> V:
     f = format_of(x)
     size = _at_most(f.normal.most, absolute(x))
     e, k = _exp_of_minus_square(size, 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -125,6 +126,34 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     finally:
         set_num_threads(before)
     assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["exp", "tanh", "erf", "gelu"])
+def test_no_element_depends_on_its_neighbours(name: str, dtype: type) -> None:
+    """Nor on its place: not even where a formula branches because of some elements, or beside NaN."""
+    x = numbers(dtype, 1000)
+    x[7::100], x[23::100], x[[500, 501]] = -9, np.nan, [-np.inf, np.inf]
+    function = getattr(elementwise, name)
+    whole = function(x)
+    np.testing.assert_array_equal(whole, np.concatenate([function(x[i : i + 1]) for i in range(x.size)]))
+    np.testing.assert_array_equal(whole[::-1], function(x[::-1].copy()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_where_pieces_meet(dtype: type) -> None:
+    """Multiples of 1/128 and their neighbours: formulas that look up coefficients change them at some of these."""
+    middle = np.arange(-1280, 1281).astype(dtype) / 128
+    x = np.concatenate([np.nextafter(middle, dtype(-20)), middle, np.nextafter(middle, dtype(20))])
+    bound = {"rtol": 3 * np.finfo(dtype).eps, "atol": np.finfo(dtype).smallest_subnormal}
+    for name, function in (
+        ("tanh", math.tanh),
+        ("erf", math.erf),
+        ("gelu", lambda v: float(v * mpmath.erfc(-v / mpmath.sqrt(2)) / 2)),
+    ):
+        with mpmath.workdps(40):
+            want = [function(v) for v in x.tolist()]
+        np.testing.assert_allclose(getattr(elementwise, name)(x), want, err_msg=name, **bound)
 
 
 @pytest.mark.parametrize(
