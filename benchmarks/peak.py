@@ -1,6 +1,6 @@
 """What the processor can do at best, measured: fused multiply-adds in registers, and copying from array to array.
 
-Both are loops in Numba over the vectors of `minigrad.kernels.simd`, and do nothing but that. `multiply_adds` keeps so
+Both are loops in Numba over `minigrad.kernels.vectors`, and do nothing but that. `multiply_adds` keeps so
 many sums in registers that no instruction waits for the one before it: no matrix product is faster. `copies` reads an
 array and writes another, 1e5 elements in all threads together, over and over, so in whatever cache holds that much: no
 elementwise function of so many elements is faster.
@@ -18,7 +18,8 @@ import numpy as np
 from numba import cfunc, types
 
 from minigrad.kernels import num_threads
-from minigrad.kernels.simd import REGISTERS, compiled, fma, lanes, lanes_of, load, store
+from minigrad.kernels.simd import REGISTERS, fma
+from minigrad.kernels.vectors import compiled, lanes, lanes_of, load, store
 
 SUMS = REGISTERS - 4  # the other registers hold the factors
 ELEMENTS = 100_000

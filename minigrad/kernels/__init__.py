@@ -1,9 +1,9 @@
 """Kernels: machine code for what takes time, written in Numba. Arrays in, arrays out; nothing here knows of tensors.
 
-Read `simd` (vectors) and `simd_math` (formulas on them) first, then a family: `elementwise`, `matmul`, `reductions`,
-`losses`, `convolution`, `optimisers`, `scatter`, `random` are what Python calls, and the module of the same name in
-`code` is what is compiled. `native` turns that into machine code, which `store` keeps on disk, and `threads` shares
-the work out.
+Read `simd` (registers), `simd_math` (formulas on them) and `vectors` (both for Numba) first, then a family:
+`elementwise`, `matmul`, `reductions`, `losses`, `convolution`, `optimisers`, `scatter`, `random` are what Python calls,
+and the module of the same name in `code` is what is compiled. `native` turns that into machine code, which `store`
+keeps on disk, and `threads` shares the work out.
 
 Importing this compiles nothing, and does not import Numba. `use("numpy")` turns all kernels off.
 """

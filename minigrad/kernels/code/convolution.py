@@ -22,22 +22,20 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from minigrad.kernels import convolution as plans
-from minigrad.kernels.code.losses import load_apart, store_apart
 from minigrad.kernels.code.microkernel import ROWS, VECTORS, tile
 from minigrad.kernels.code.packing import address, at, transpose
 from minigrad.kernels.code.reductions import loaded, put
 from minigrad.kernels.native import Source
-from minigrad.kernels.simd import (
-    I64,
-    WIDTH,
-    V,
+from minigrad.kernels.simd import I64, WIDTH, V, select
+from minigrad.kernels.vectors import (
     compiled,
     filled,
     lanes_of,
     load,
+    load_apart,
     load_some,
-    select,
     store,
+    store_apart,
     store_some,
     total,
     where,

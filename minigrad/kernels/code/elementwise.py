@@ -8,7 +8,8 @@ from typing import Any
 from minigrad.kernels import simd_math as m
 from minigrad.kernels.elementwise import CHUNK
 from minigrad.kernels.native import Source
-from minigrad.kernels.simd import V, blockwise, compiled, lanes_of, load_some, store_some, to_boundary
+from minigrad.kernels.simd import V
+from minigrad.kernels.vectors import blockwise, compiled, lanes_of, load_some, store_some, to_boundary
 
 VECTORS = 4  # done at once: of 1, 2, 4 and 8 the fastest, or nearly so, for all formulas
 # Blocks begin where a vector of y fills a cache line: what crosses lines is slower to store, by up to a sixth.

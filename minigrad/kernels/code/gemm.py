@@ -31,8 +31,9 @@ from minigrad.kernels import matmul as plans
 from minigrad.kernels.code.microkernel import ROWS, VECTORS, packing_tile, tile
 from minigrad.kernels.code.packing import address, at, transpose
 from minigrad.kernels.native import Source
-from minigrad.kernels.simd import I64, WIDTH, compiled, lanes_of, load_some, store_some
+from minigrad.kernels.simd import I64, WIDTH
 from minigrad.kernels.simd_math import relu, sigmoid, tanh
+from minigrad.kernels.vectors import compiled, lanes_of, load_some, store_some
 
 # Where NumPy's array struct has what, in words of 8 bytes: after the head that all objects have, the data pointer, the
 # number of dimensions, and pointers to their lengths and strides.

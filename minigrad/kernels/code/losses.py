@@ -10,34 +10,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import njit
 from numba.extending import intrinsic
 
 from minigrad.kernels.code.elementwise import mapped
 from minigrad.kernels.code.reductions import CHAIN, added, corrected, exp_run, loaded, max_of, put, sum_of
 from minigrad.kernels.native import Source
-from minigrad.kernels.simd import (
-    I32,
-    I64,
-    WIDTH,
-    V,
-    Vector,
-    absolute,
-    bits_of,
-    call,
+from minigrad.kernels.simd import WIDTH, V, absolute, larger, select
+from minigrad.kernels.simd_math import SINGLE, exp, expm1, format_of, log1p, polynomial
+from minigrad.kernels.vectors import (
     compiled,
     filled,
-    first,
     keep_some,
     lanes_of,
-    larger,
     load,
-    select,
+    load_apart,
     store,
+    store_apart,
     total,
     where,
 )
-from minigrad.kernels.simd_math import SINGLE, exp, expm1, format_of, log1p, polynomial
 
 INF, NAN = float("inf"), float("nan")
 FEW = 32  # columns, up to which rows are done side by side: from some 40 on vectors along the row are faster
@@ -104,43 +96,6 @@ def bce_and_slope(z: Any, t: Any, slope: Any, sums: Any, scale: float, n: int, p
 
 
 exp_of, log1p_of, larger_of = compiled(exp), compiled(log1p), compiled(larger)
-
-
-def _each_lane(builder: ir.IRBuilder, args: Sequence[Any], vector: Any) -> list[V]:
-    """The addresses pointer[index], pointer[index + step], ..., their alignment and a mask of the first `count`."""
-    pointer, index, step, count = args
-    start, size = V(builder, builder.ptrtoint(builder.gep(pointer, [index]), I64)), bits_of(vector.element) // 8
-    numbers = V(builder, ir.Constant(ir.VectorType(I64, vector.count), list(range(vector.count))))
-    pointers = ir.VectorType(ir.PointerType(vector.element), vector.count)
-    addresses = builder.inttoptr((numbers * (V(builder, step) * size) + start).value, pointers)
-    return [V(builder, addresses), V(builder, I32(size)), first(V(builder, count), vector.count)]
-
-
-@intrinsic
-def load_apart(context: Any, pointer: Any, index: Any, step: Any, count: Any) -> Any:
-    """The vector of pointer[index], pointer[index + step], ...: so many lanes, 0 in the others."""
-    t = Vector(pointer.dtype)
-
-    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
-        zeros = V(builder, ir.Constant(context.get_value_type(t), None))
-        name = f"llvm.masked.gather.v{zeros.lanes}f{bits_of(zeros.element)}.v{zeros.lanes}p0"
-        return call(builder, name, zeros.type, [*_each_lane(builder, args, zeros.type), zeros])
-
-    return t(pointer, types.intp, types.intp, types.intp), lower
-
-
-@intrinsic
-def store_apart(context: Any, pointer: Any, index: Any, step: Any, x: Any, count: Any) -> Any:
-    """Put so many lanes of a vector at pointer[index], pointer[index + step], ..."""
-
-    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
-        *place, value, count = args
-        y = V(builder, value)
-        name = f"llvm.masked.scatter.v{y.lanes}f{bits_of(y.element)}.v{y.lanes}p0"
-        call(builder, name, ir.VoidType(), [y, *_each_lane(builder, [*place, count], y.type)])
-        return context.get_dummy_value()
-
-    return types.void(pointer, types.intp, types.intp, x, types.intp), lower
 
 
 @intrinsic

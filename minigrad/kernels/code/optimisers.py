@@ -11,7 +11,8 @@ from typing import Any
 from numba import njit
 
 from minigrad.kernels.native import Source
-from minigrad.kernels.simd import compiled, lanes_of, load_some, sqrt, store_some
+from minigrad.kernels.simd import sqrt
+from minigrad.kernels.vectors import compiled, lanes_of, load_some, store_some
 
 root = compiled(sqrt)
 

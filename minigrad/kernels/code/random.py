@@ -13,8 +13,9 @@ from numba.extending import intrinsic
 
 from minigrad.kernels.native import Source
 from minigrad.kernels.random import TILE
-from minigrad.kernels.simd import V, bits, compiled, lanes_of, load, select, sqrt, store
+from minigrad.kernels.simd import V, bits, select, sqrt
 from minigrad.kernels.simd_math import COS, SIN, SINGLE, format_of, log, polynomial
+from minigrad.kernels.vectors import compiled, lanes_of, load, store
 
 # The constants of Philox4x64-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3 and
 # the authors' Random123 (philox.h).

@@ -15,28 +15,24 @@ from typing import Any
 from numba import njit
 
 from minigrad.kernels.native import Source
-from minigrad.kernels.simd import (
-    V,
+from minigrad.kernels.simd import V, larger, select, smaller, sqrt
+from minigrad.kernels.simd_math import exp as exp_formula
+from minigrad.kernels.simd_math import log as log_formula
+from minigrad.kernels.vectors import (
     compiled,
     filled,
     first_true,
     folding,
     keep_some,
     lanes_of,
-    larger,
     largest,
     load,
     load_some,
-    select,
-    smaller,
-    sqrt,
     store,
     store_some,
     total,
     where,
 )
-from minigrad.kernels.simd_math import exp as exp_formula
-from minigrad.kernels.simd_math import log as log_formula
 
 INF, NAN = float("inf"), float("nan")
 CHAIN = 16  # additions one after the other

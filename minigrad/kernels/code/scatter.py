@@ -6,7 +6,7 @@ from typing import Any
 
 from minigrad.kernels.code.reductions import loaded, put
 from minigrad.kernels.native import Source
-from minigrad.kernels.simd import lanes_of
+from minigrad.kernels.vectors import lanes_of
 
 
 def add_rows(
