@@ -36,7 +36,7 @@ ONE_CHUNK = 1 << 18  # products m·n·k up to which C is one chunk: some 5 µs
 LARGE_CHUNK = 1 << 22  # products of which there may be several chunks a thread: some 50 µs
 NEAR = 1 << 19  # bytes of A's columns in a slab up to which all of it stays in the second-level cache
 NEAR_SLAB = 144  # of the inner axis: a panel has 36 KiB
-FAR_SLAB, FAR_PANELS = 384, 6  # a block has 576 KiB
+FAR_SLAB, FAR_PANELS = 512, 4  # a block has 512 KiB
 PACKED_ROWS = 17  # of a chunk, from which on it pays to pack B
 PACKING, TRANSPOSING = 2, 12  # rows of C that are computed in the time that it takes to pack a chunk's part of B
 

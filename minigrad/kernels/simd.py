@@ -249,6 +249,11 @@ def after(x: V, y: V) -> V:
     return V(x.builder, x.builder.asm(kind, "", "=v,0,v", [x.value, y.value], side_effect=False))
 
 
+def opaque(x: V) -> V:
+    """x, an integer, as if LLVM did not know where it comes from: so it can't replace sums of it by sums of its own."""
+    return V(x.builder, x.builder.asm(ir.FunctionType(x.type, [x.type]), "", "=r,0", [x.value], side_effect=False))
+
+
 def _shuffled(x: V, y: V, numbers: Sequence[int]) -> V:
     """The lanes of x and y, counted through, that have these numbers."""
     mask = ir.Constant(ir.VectorType(I32, len(numbers)), list(numbers))

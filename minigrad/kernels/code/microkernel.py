@@ -18,9 +18,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from minigrad.kernels.simd import I32, I64, REGISTERS, WIDTH, V, bits_of, call, first, fma, read, write
+from minigrad.kernels.simd import I32, I64, REGISTERS, WIDTH, V, bits_of, call, first, fma, opaque, read, write
 
 ROWS, VECTORS = 6, 4 if REGISTERS == 32 else 2
+UNROLLED = 4  # steps of the inner loop between two looks whether it ends, a power of two
 AHEAD = 32  # rows of B that are asked for before they are copied, as they may come from far away
 
 ARGUMENTS = (
@@ -112,10 +113,19 @@ def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, mas
             number = b_vectors[0].like(read(a_rows[i] + a_offset, element))
             for j in range(vectors):
                 sums[i * vectors + j] = fma(number, b_vectors[j], sums[i * vectors + j])
-        return [a_offset + a_column, b_address + b_row, panel, *sums]
+        # LLVM would keep an address for each row of each of the steps in a row, most of them in memory.
+        return [opaque(a_offset + a_column), opaque(b_address + b_row), panel, *sums]
+
+    def steps(now: list[V]) -> list[V]:
+        for _ in range(UNROLLED):
+            now = step(now)
+        return now
 
     zeros = [V(builder, ir.Constant(vector, None))] * len(places)
-    _, _, _, *sums = _repeated(builder, given["inner"], [V(builder, I64(0)), b, given["panel"], *zeros], step)
+    now, inner = [V(builder, I64(0)), b, given["panel"], *zeros], given["inner"]
+    if rows == ROWS:  # the others are not worth the time that it takes to compile more
+        now, inner = _repeated(builder, inner / UNROLLED, now, steps), inner & (UNROLLED - 1)
+    _, _, _, *sums = _repeated(builder, inner, now, step)
     builder.cbranch((start == 0).value, put, add)
     for block in (add, put):
         builder.position_at_end(block)
