@@ -123,7 +123,7 @@ def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, mas
 
     zeros = [V(builder, ir.Constant(vector, None))] * len(places)
     now, inner = [V(builder, I64(0)), b, given["panel"], *zeros], given["inner"]
-    if rows == ROWS:  # the others are not worth the time that it takes to compile more
+    if rows == ROWS and not packs:  # the others are not worth the time that it takes to compile more
         now, inner = _repeated(builder, inner / UNROLLED, now, steps), inner & (UNROLLED - 1)
     _, _, _, *sums = _repeated(builder, inner, now, step)
     builder.cbranch((start == 0).value, put, add)
