@@ -28,7 +28,7 @@ FIELDS = {name.lower(): place for name, place in globals().items() if type(place
 
 LINE = 64  # bytes that a cache line has, and the longest vector
 STRIP = 6  # rows of a tile
-PANEL_ROW = 4 * LINE  # bytes of a row of a panel, at most
+PANEL_ROW = 4 * LINE  # bytes of a row of the widest panel
 SMALL = 64  # rows and columns up to which a product needs no plan
 
 # Measured on a processor with AVX-512, a first-level cache of 48 KiB and a second-level cache of 2 MiB.

@@ -28,7 +28,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from minigrad.kernels import matmul as plans
-from minigrad.kernels.code.microkernel import ROWS, VECTORS, packing_tile, tile
+from minigrad.kernels.code.microkernel import ROWS, VECTORS, tile
 from minigrad.kernels.code.packing import address, at, transpose
 from minigrad.kernels.native import Source
 from minigrad.kernels.simd import I64, WIDTH
@@ -39,6 +39,7 @@ from minigrad.kernels.vectors import compiled, lanes_of, load_some, store_some
 # number of dimensions, and pointers to their lengths and strides.
 DATA = object.__basicsize__ // 8
 LENGTHS, STRIDES = DATA + 2, DATA + 3
+NARROW = plans.PANEL_ROW // (VECTORS * WIDTH)  # how many of this processor's panels are as wide as the widest
 
 _relu, _sigmoid, _tanh = compiled(relu), compiled(sigmoid), compiled(tanh)
 
@@ -107,11 +108,11 @@ def _words(context: Any, address: Any) -> Any:
 
 @intrinsic
 def _panel_memory(context: Any, like: Any) -> Any:
-    """The address of memory for a panel, which lasts as long as this call."""
+    """The address of memory for a wide panel, which lasts as long as this call."""
 
     def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
         with builder.goto_entry_block():
-            memory = builder.alloca(ir.ArrayType(ir.IntType(8), VECTORS * WIDTH * plans.NEAR_SLAB))
+            memory = builder.alloca(ir.ArrayType(ir.IntType(8), plans.PANEL_ROW * plans.NEAR_SLAB))
         memory.align = plans.LINE
         return builder.ptrtoint(memory, I64)
 
@@ -132,13 +133,13 @@ def gemm(a: Any, b: Any, c: Any, bias: Any, panels: Any, plan: Any, chunk: int) 
         m, k, a_row, a_column = lengths[0], lengths[1], strides[0], strides[1]
         lengths, strides = _words(b[LENGTHS]), _words(b[STRIDES])
         n, b_row, b_column = lengths[1], strides[0], strides[1]
-        c_row, slab, block_panels, activation = n * size, plans.SMALL, 1, 0
+        c_row, slab, block_panels, activation = n * size, plans.SMALL, NARROW, 0
         first_row, last_row, first_column, last_column = 0, m, 0, n
     else:
         m, n, k, a_row, a_column = plan[plans.M], plan[plans.N], plan[plans.K], plan[plans.A_ROW], plan[plans.A_COLUMN]
         b_row, b_column, c_row = plan[plans.B_ROW], plan[plans.B_COLUMN], plan[plans.C_ROW]
         group, rows, columns, slab = plan[plans.GROUP], plan[plans.ROWS], plan[plans.COLUMNS], plan[plans.SLAB]
-        block_panels, activation = plan[plans.BLOCK], plan[plans.ACTIVATION]
+        block_panels, activation = plan[plans.BLOCK] * NARROW, plan[plans.ACTIVATION]
         across, down = (n + columns - 1) // columns, (m + rows - 1) // rows
         first_item = chunk // (across * down) * group
         first_row, first_column = chunk % down * rows, chunk // down % across * columns
@@ -176,43 +177,30 @@ def gemm(a: Any, b: Any, c: Any, bias: Any, panels: Any, plan: Any, chunk: int) 
                         c_at, start = c_item + i * c_row + j * size, start_item
                         if start:
                             start += i * start_row + j * size
+                        to = 0
                         if i == first_row or not (packs or b_column != size):
                             b_at, b_next = b_item + p * b_row + j * b_column, b_row
                         if i == first_row and b_column != size:
                             _pack(c, b_at, b_row, b_column, deep, width, panel)
                             b_at, b_next = panel, panel_row
-                        if i == first_row and b_column == size and packs:
-                            packing_tile(
-                                c,
-                                a_at,
-                                a_row,
-                                a_column,
-                                b_at,
-                                b_next,
-                                c_at,
-                                c_row,
-                                width,
-                                deep,
-                                start,
-                                start_row,
-                                panel,
-                            )
-                        else:
-                            tile(
-                                c,
-                                height,
-                                a_at,
-                                a_row,
-                                a_column,
-                                b_at,
-                                b_next,
-                                c_at,
-                                c_row,
-                                width,
-                                deep,
-                                start,
-                                start_row,
-                            )
+                        elif i == first_row and packs:
+                            to = panel
+                        tile(
+                            c,
+                            height,
+                            a_at,
+                            a_row,
+                            a_column,
+                            b_at,
+                            b_next,
+                            c_at,
+                            c_row,
+                            width,
+                            deep,
+                            start,
+                            start_row,
+                            to,
+                        )
                         if activation and p + deep >= k:
                             _activate(c, c_at, c_row, height, width, activation)
                         panel += slab * panel_row

@@ -36,7 +36,7 @@ ARGUMENTS = (
     "inner",  # columns of A, and rows of B
     "start",  # what C starts from; 0: from zero
     "start_row",
-    "panel",  # where the rows of B are copied to, one after the other, by tiles that pack
+    "panel",  # where the rows of B are copied to; 0: nowhere
 )
 TILE = ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS))
 
@@ -137,9 +137,9 @@ def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, mas
     return function
 
 
-def _switch_function(module: ir.Module, element: Any, packs: bool) -> Any:
+def _switch_function(module: ir.Module, element: Any) -> Any:
     """Write the function that calls the right one of all tile functions, and them."""
-    name = f"{'packing_' * packs}tile_{bits_of(element)}"
+    name = f"tile_{bits_of(element)}"
     if name in module.globals:
         return module.globals[name]
     lanes = WIDTH * 8 // bits_of(element)
@@ -148,17 +148,18 @@ def _switch_function(module: ir.Module, element: Any, packs: bool) -> Any:
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     rows, *arguments = (V(builder, x) for x in function.args)
-    columns = arguments[ARGUMENTS.index("columns")]
+    columns, panel = (arguments[ARGUMENTS.index(name)] for name in ("columns", "panel"))
     vectors = (columns + (lanes - 1)) / lanes
     widest = builder.select((columns == VECTORS * lanes).value, I64(0), vectors.value)  # where nothing is masked
+    height = V(builder, builder.select((panel == 0).value, rows.value, I64(ROWS + 1)))  # ROWS rows that pack
     nothing = function.append_basic_block("nothing")
-    switch = builder.switch((rows * (VECTORS + 1) + V(builder, widest)).value, nothing)
-    for i in [ROWS] if packs else range(1, ROWS + 1):
+    switch = builder.switch((height * (VECTORS + 1) + V(builder, widest)).value, nothing)
+    for i in range(1, ROWS + 2):
         for j in range(VECTORS + 1):
             block = function.append_basic_block(f"{i}x{j}")
             switch.add_case(I64(i * (VECTORS + 1) + j), block)
             builder.position_at_end(block)
-            one = _tile_function(module, element, i, j or VECTORS, masked=j > 0, packs=packs)
+            one = _tile_function(module, element, min(i, ROWS), j or VECTORS, masked=j > 0, packs=i > ROWS)
             builder.call(one, [x.value for x in arguments], tail=True)
             builder.ret_void()
     builder.position_at_end(nothing)
@@ -187,42 +188,16 @@ def tile(
     inner: Any,
     start: Any,
     start_row: Any,
+    panel: Any,
 ) -> Any:
     """C = A·B + start, for at most ROWS rows and VECTORS vectors of columns, of the kind that `like` points to.
 
-    The rows of B, C and start are contiguous. The rest is as ARGUMENTS says.
+    The rows of B, C and start are contiguous. If `panel` is not 0, there are ROWS rows, and on the way the rows of B
+    are copied there: whole vectors, one row after the other. The rest is as ARGUMENTS says.
     """
 
     def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
-        function = _switch_function(builder.module, _element(context, like), packs=False)
-        builder.call(function, [*args[1:], I64(0)])
+        builder.call(_switch_function(builder.module, _element(context, like)), args[1:])
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * len(ARGUMENTS)), lower
-
-
-@intrinsic
-def packing_tile(
-    context: Any,
-    like: Any,
-    a: Any,
-    a_row: Any,
-    a_column: Any,
-    b: Any,
-    b_row: Any,
-    c: Any,
-    c_row: Any,
-    columns: Any,
-    inner: Any,
-    start: Any,
-    start_row: Any,
-    panel: Any,
-) -> Any:
-    """The same for ROWS rows; on the way the rows of B are copied to `panel`: whole vectors, one after the other."""
-
-    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
-        function = _switch_function(builder.module, _element(context, like), packs=True)
-        builder.call(function, [I64(ROWS), *args[1:]])
-        return context.get_dummy_value()
-
-    return types.void(like, *[types.int64] * len(ARGUMENTS)), lower
+    return types.void(like, *[types.int64] * (1 + len(ARGUMENTS))), lower
