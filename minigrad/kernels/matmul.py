@@ -37,7 +37,7 @@ LARGE_CHUNK = 1 << 22  # products of which there may be several chunks a thread:
 NEAR = 1 << 19  # bytes of A's columns in a slab up to which all of it stays in the second-level cache
 NEAR_SLAB = 144  # of the inner axis: a panel has 36 KiB
 FAR_SLAB, FAR_PANELS = 512, 4  # a block has 512 KiB
-PACKED_ROWS = 17  # of a chunk, from which on B is packed: it pays from some 36 on, and before that costs next to nothing
+PACKED_ROWS = 17  # of a chunk, from which on B is packed: it pays from some 36 on, and costs little before
 PACKING, TRANSPOSING = 2, 12  # rows of C that are computed in the time that it takes to pack a chunk's part of B
 
 _gemm = Kernel("gemm", "gemm")
