@@ -10,7 +10,7 @@ import numpy as np
 # Where things lie, in words of 8 bytes. What is written often has a cache line (8 words) of its own.
 TICKET, DONE, BUSY = 0, 8, 16
 FUNCTION, SLOTS, CHUNKS, NUMBER = 24, 25, 26, 27  # of the job, and how many jobs there were
-HELPERS, STOPPED, COLD, START, RUN = 32, 33, 34, 35, 36
+HELPERS, STOPPED, COLD, START, RUN, THREADS = 32, 33, 34, 35, 36, 37
 FIRST_HELPER, HELPER_WORDS = 40, 8  # of each helper: whether it sleeps, and the lock that it sleeps on
 ASLEEP, LOCK = 0, 1
 MOST = 256  # threads

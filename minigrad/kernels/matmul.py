@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minigrad.kernels.control import control
 from minigrad.kernels.native import Kernel, plain_function
 from minigrad.kernels.threads import num_threads
 
@@ -30,6 +31,7 @@ LINE = 64  # bytes that a cache line has, and the longest vector
 STRIP = 6  # rows of a tile
 PANEL_ROW = 4 * LINE  # bytes of a row of the widest panel
 SMALL = 64  # rows and columns up to which a product needs no plan
+HUGE = 1 << 22  # bytes from which on NumPy asks for huge pages for an array, which is worth more than an even address
 
 # Measured on a processor with AVX-512, a first-level cache of 48 KiB and a second-level cache of 2 MiB.
 ONE_CHUNK = 1 << 18  # products m·n·k up to which C is one chunk: some 5 µs
@@ -43,39 +45,108 @@ PACKING, TRANSPOSING = 2, 12  # rows of C that are computed in the time that it 
 _gemm = Kernel("gemm", "gemm")
 _ndarray, _empty = np.ndarray, np.empty
 _single, _double = np.dtype(np.float32), np.dtype(np.float64)
-_spare: list[np.ndarray] = []  # memory for panels; to take one and to put it back is atomic, and survives a fork
 
-# What `code/small.py` needs, by place: addresses of NumPy, of Python and of ours.
-NDARRAY, REFUSAL, INCREF, PYARRAY_NEW, PLAN, SINGLE, SINGLE_GEMM, DOUBLE, DOUBLE_GEMM = range(9)
-_small_plan = np.zeros(1, np.int64)
-_table = np.zeros(9, np.int64)
+# What `code/product.py` needs: addresses of NumPy, of Python and of ours, by place,
+NDARRAY, REFUSAL, NONE, PYARRAY_NEW, SET_HANDLER, CONTROL, PLANS, NO_PLAN = range(8)
+SINGLE, SINGLE_GEMM, DOUBLE, DOUBLE_GEMM = range(8, 12)
+_table = np.zeros(12, np.int64)
+# and plans for products of two matrices, each in the row that follows from what it is for. A row has these words (m, n,
+# k, four strides, and the addresses of the dtype and of the activation, and the number of threads); then the addresses
+# of the kernel, of the plan and of what is in it; the bytes of panels; and how to get memory for C.
+PLAN_BITS, KEY_WORDS, PLAN_WORDS = 10, 10, 16
+MIXER = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, as in Knuth's multiplicative hashing (TAOCP 3, section 6.4)
+_plans = np.zeros((1 << PLAN_BITS, PLAN_WORDS), np.int64)
+_kept: dict[int, tuple[Any, ...]] = {}  # by row: what its addresses are of
+_no_plan = np.zeros(1, np.int64)
 
 
 def _none_yet(*arguments: Any) -> Any:
-    """What `_small` is until there is machine code."""
+    """What `_product` is until there is machine code."""
     return NotImplemented
 
 
-_small: Callable[..., Any] = _none_yet  # x·w, or x·w + bias, of small matrices; or NotImplemented
+_product: Callable[..., Any] = _none_yet  # of x, w, bias, activation; NotImplemented where there is no plan
 
 
 @cache
 def _kernel(dtype: np.dtype[Any]) -> Callable[..., None]:
-    """The kernel for this dtype, compiled or loaded; from then on it does small products, too."""
-    global _small
+    """The kernel for this dtype, compiled or loaded; from then on `_product` can do such products."""
+    global _product
     gemm = _gemm[dtype]
-    capsule = np._core._multiarray_umath._ARRAY_API  # type: ignore[attr-defined]
-    api = ctypes.pythonapi
-    api.PyCapsule_GetPointer.restype = ctypes.c_void_p
-    api.PyCapsule_GetPointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
-    functions = (ctypes.c_void_p * 94).from_address(api.PyCapsule_GetPointer(capsule, None))
-    _table[PYARRAY_NEW] = functions[93] or 0  # its place in NumPy's C interface
-    _table[INCREF] = ctypes.cast(api.Py_IncRef, ctypes.c_void_p).value or 0
-    _table[NDARRAY], _table[REFUSAL] = id(_ndarray), id(NotImplemented)
-    _table[SINGLE], _table[DOUBLE], _table[PLAN] = id(_single), id(_double), _small_plan.ctypes.data
+    numpy = _numpy_functions()
+    _table[PYARRAY_NEW], _table[SET_HANDLER] = numpy[93], numpy[304]  # their places in NumPy's C interface
+    _table[NDARRAY], _table[REFUSAL], _table[NONE] = id(_ndarray), id(NotImplemented), id(None)
+    _table[CONTROL], _table[PLANS], _table[NO_PLAN] = (x.ctypes.data for x in (control, _plans, _no_plan))
+    _table[SINGLE], _table[DOUBLE] = id(_single), id(_double)
     _table[SINGLE_GEMM if dtype == _single else DOUBLE_GEMM] = _gemm.chunk_function(dtype)
-    _small = plain_function("small", _table)
+    _product = plain_function("product", _table)
     return gemm
+
+
+def _numpy_functions() -> Any:
+    """The addresses of NumPy's C interface."""
+    capsule = np._core._multiarray_umath._ARRAY_API  # type: ignore[attr-defined]
+    return (ctypes.c_void_p * 307).from_address(_inside(capsule, None))
+
+
+def _inside(capsule: Any, name: bytes | None) -> int:
+    """The address that a capsule holds."""
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    return int(get(capsule, name))
+
+
+class _Handler(ctypes.Structure):
+    """NumPy's PyDataMem_Handler."""
+
+    _fields_ = (
+        ("name", ctypes.c_char * 127),
+        ("version", ctypes.c_uint8),
+        *((name, ctypes.c_void_p) for name in ("context", "malloc", "calloc", "realloc", "free")),
+    )
+
+
+@cache
+def _handlers() -> tuple[Any, ...]:
+    """NumPy's way to get memory for an array; one whose memory begins on a cache line; and what that consists of.
+
+    NumPy's begins 16 bytes after a multiple of 16: of the vectors of 64 bytes that are stored there each touches two
+    lines. It lets whoever makes an array say how to get its memory (NEP 49), and frees it as that says: like its own.
+    """
+    usual = ctypes.cast(_numpy_functions()[306], ctypes.POINTER(ctypes.py_object)).contents.value
+    try:
+        memalign = ctypes.cast(ctypes.CDLL(None).memalign, ctypes.c_void_p).value
+    except (AttributeError, TypeError):  # a system whose C library has none
+        return usual, usual
+    handler = _Handler.from_buffer_copy(_Handler.from_address(_inside(usual, b"mem_handler")))
+    handler.name, handler.context, handler.malloc = b"minigrad", LINE, memalign  # it calls malloc(context, bytes)
+    make, name = ctypes.pythonapi.PyCapsule_New, ctypes.c_char_p(b"mem_handler")
+    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    return usual, make(ctypes.addressof(handler), name, None), handler, name
+
+
+def _row(key: tuple[int, ...]) -> int:
+    """Where in the table the plan for what these words say stands."""
+    mixed = 0
+    for word in key:
+        mixed = (mixed ^ word) * MIXER & (1 << 64) - 1
+    return mixed >> 64 - PLAN_BITS
+
+
+def _key(x: np.ndarray, w: np.ndarray, activation: str | None) -> tuple[int, ...]:
+    """What a plan for two matrices is for, in words."""
+    activation = next(name for name in ACTIVATIONS if name == activation)  # as callers have it: the same object
+    return (len(x), w.shape[1], len(w), *x.strides, *w.strides, id(x.dtype), id(activation), num_threads())
+
+
+def _remember(key: tuple[int, ...], plan: _Plan, gemm: Any, size: int) -> None:
+    """Put a plan for two matrices, of numbers of so many bytes, where `_product` finds it."""
+    row = _row(key)
+    handler = _handlers()[1 if plan.shape[0] * plan.shape[1] * size < HUGE else 0]
+    _plans[row, :KEY_WORDS] = 0  # is for nothing, while it changes
+    _kept[row] = (plan, handler)
+    _plans[row, KEY_WORDS:] = id(gemm), id(plan), id(plan.numbers), id(plan.chunks), plan.panels, id(handler)
+    _plans[row, :KEY_WORDS] = key
 
 
 def matmul(a: Any, b: Any) -> Any:
@@ -88,10 +159,8 @@ def matmul(a: Any, b: Any) -> Any:
         >>> matmul(np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]]))
         array([[11.]])
     """
-    c = _small(a, b)
-    if c is not NotImplemented:
-        return c
-    return linear(a, b)
+    c = _product(a, b, None, None)
+    return _planned_product(a, b, None, None) if c is NotImplemented else c
 
 
 def linear(x: Any, w: Any, bias: Any = None, activation: str | None = None) -> Any:
@@ -104,8 +173,12 @@ def linear(x: Any, w: Any, bias: Any = None, activation: str | None = None) -> A
         >>> linear(np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]]), np.array([-20.0]), "relu")
         array([[0.]])
     """
-    if activation is None and bias is not None and (y := _small(x, w, bias)) is not NotImplemented:
-        return y
+    y = _product(x, w, bias, activation)
+    return _planned_product(x, w, bias, activation) if y is NotImplemented else y
+
+
+def _planned_product(x: Any, w: Any, bias: Any, activation: str | None) -> Any:
+    """`linear`, for what `_product` can't do, or not yet."""
     if not type(x) is type(w) is _ndarray or (dtype := x.dtype) != w.dtype or dtype not in (_single, _double):
         return NotImplemented
     if bias is not None:
@@ -116,25 +189,13 @@ def linear(x: Any, w: Any, bias: Any = None, activation: str | None = None) -> A
     plan = _planned(x.shape, x.strides, w.shape, w.strides, dtype.itemsize, activation, num_threads())
     if plan is None:
         return NotImplemented
-    shape, numbers, chunks, panel_bytes = plan
-    y = _empty(shape, dtype)
-    panels = _borrowed(panel_bytes) if panel_bytes else y
-    if chunks:
-        _kernel(dtype)(x, w, y, y if bias is None else bias, panels, numbers, chunks)
-    if panel_bytes:
-        _spare.append(panels)
+    y = _empty(plan.shape, dtype)
+    if plan.chunks:
+        gemm = _kernel(dtype)
+        gemm(x, w, y, y if bias is None else bias, _empty(plan.panels, np.uint8), plan.numbers, plan.chunks)
+        if x.ndim == w.ndim == 2:
+            _remember(_key(x, w, activation), plan, gemm, dtype.itemsize)
     return y
-
-
-def _borrowed(count: int) -> np.ndarray:
-    """Memory for at least so many bytes of panels, which begins on a cache line."""
-    try:
-        if (block := _spare.pop()).nbytes >= count:
-            return block
-    except IndexError:
-        pass
-    block = _empty(count + LINE, np.uint8)
-    return block[-block.ctypes.data % LINE :]
 
 
 class _Plan(NamedTuple):
@@ -143,7 +204,7 @@ class _Plan(NamedTuple):
     shape: tuple[int, ...]
     numbers: np.ndarray  # for `code/gemm.py`
     chunks: int
-    panels: int  # bytes of memory for blocks of panels, where the stack has too little
+    panels: int  # bytes of memory for panels, where the stack has too little
 
 
 @lru_cache(maxsize=256)
@@ -167,7 +228,7 @@ def _planned(
     shape = (*leading, m, n)
     a_at, b_at = _begins(a_shape, a_strides, leading), _begins(b_shape, b_strides, leading)
     if not (a_at and m and n):
-        return _Plan(shape, _small_plan, 0, 0)
+        return _Plan(shape, _no_plan, 0, 0)
     (a_row, a_column), (b_row, b_column), c_row = a_strides[-2:], b_strides[-2:], n * size
     if len(b_shape) == 2 and a_at == [i * m * a_row for i in range(len(a_at))]:
         m, a_at, b_at = m * len(a_at), a_at[:1], b_at[:1]  # the rows of all matrices are one matrix
@@ -202,7 +263,7 @@ def _planned(
         slab=slab,
         activation=ACTIVATIONS[activation],
     )
-    return _Plan(shape, numbers, chunks, chunks * panels)
+    return _Plan(shape, numbers, chunks, chunks * panels + LINE if panels else 0)
 
 
 def _numbers(offsets: list[int], **fields: int) -> np.ndarray:

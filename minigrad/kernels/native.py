@@ -138,6 +138,8 @@ FROM_PYTHON = (
     "PyLong_AsSsize_t",
     "PyFloat_AsDouble",
     "Py_IncRef",
+    "Py_DecRef",
+    "PyObject_Vectorcall",
     "PyErr_Occurred",
     "PyObject_CallNoArgs",
     "PyThread_acquire_lock",

@@ -30,6 +30,7 @@ from minigrad.kernels.control import (
     RUN,
     START,
     STOPPED,
+    THREADS,
     control,
 )
 from minigrad.kernels.native import Kernel
@@ -49,9 +50,6 @@ def _usable() -> int:
     return min(count, MOST)
 
 
-_wanted = _usable()
-
-
 def num_threads() -> int:
     """How many threads share the work of a kernel.
 
@@ -59,7 +57,7 @@ def num_threads() -> int:
         >>> num_threads() >= 1
         True
     """
-    return _wanted
+    return int(control[THREADS])
 
 
 def set_num_threads(n: SupportsIndex) -> None:
@@ -78,21 +76,19 @@ def set_num_threads(n: SupportsIndex) -> None:
         1
         >>> set_num_threads(before)
     """
-    global _wanted
     n = n.__index__()
     if not 1 <= n <= MOST:
         raise ValueError(f"set_num_threads: expected 1 to {MOST} threads, got {n}")
     with _lock:
         _stop()
-        _wanted = n
-        control[COLD] = n > 1
+        control[THREADS], control[COLD] = n, n > 1
 
 
 def _start() -> None:
     """Start the helpers. The first job of several chunks calls this."""
     with _lock:
         control[COLD] = 0
-        if control[HELPERS] or _wanted == 1:
+        if control[HELPERS] or num_threads() == 1:
             return
         allocate = ctypes.pythonapi.PyThread_allocate_lock
         allocate.restype = ctypes.c_void_p
@@ -101,7 +97,7 @@ def _start() -> None:
         control[RUN] = _run.chunk_function(_DOUBLE)
         control[STOPPED] = 0
         help_out = _help_out[_DOUBLE]
-        for i in range(_wanted - 1):
+        for i in range(num_threads() - 1):
             place = FIRST_HELPER + i * HELPER_WORDS
             control[place + ASLEEP] = 0
             if not control[place + LOCK]:
@@ -133,10 +129,11 @@ def _forget() -> None:
     _threads.clear()
     control[:START] = 0
     control[FIRST_HELPER:] = 0
-    control[COLD] = _wanted > 1
+    control[COLD] = num_threads() > 1
 
 
-control[COLD] = _wanted > 1
+control[THREADS] = _usable()
+control[COLD] = num_threads() > 1
 control[START] = id(_start)
 atexit.register(_stop)
 if hasattr(os, "register_at_fork"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import os
 import subprocess
@@ -88,6 +89,7 @@ def test_ragged_shapes_and_any_strides(seed):
         assert y.dtype == dtype
         assert y.flags.writeable
         check(y, *exact(a, b))
+        np.testing.assert_array_equal(matmul(a, b), y)  # with the plan that was kept
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -105,10 +107,14 @@ def all_is_far(monkeypatch):
     """Blocks of several panels, as for large matrices."""
     monkeypatch.setattr(plans, "NEAR", 0)
     monkeypatch.setattr(plans, "FAR_SLAB", 64)
-    monkeypatch.setattr(plans, "_spare", [])
-    plans._planned.cache_clear()
+    forget_plans()
     yield
+    forget_plans()
+
+
+def forget_plans():
     plans._planned.cache_clear()
+    plans._plans[:] = 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -216,28 +222,95 @@ def test_nothing_but_the_output_is_written():
     (1.0, np.ones((3, 2))),
 ])  # fmt: skip
 def test_what_is_not_implemented(a, b):
-    matmul(np.ones((2, 2)), np.ones((2, 2)))  # so that small products are compiled
+    matmul(np.ones((2, 2)), np.ones((2, 2)))  # from then on machine code refuses
     assert matmul(a, b) is NotImplemented
     assert linear(a, b) is NotImplemented
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_small_products_with_a_bias(dtype):
+def test_products_in_machine_code_alone(dtype):
     rng = np.random.default_rng(0)
-    matmul(np.ones((2, 2), dtype), np.ones((2, 2), dtype))  # so that small products are compiled
+    matmul(np.ones((2, 2), dtype), np.ones((2, 2), dtype))
     for _ in range(100):
-        m, k, n = (int(x) for x in rng.integers(0, 66, 3))
+        m, k, n = (int(x) for x in rng.integers(0, 90, 3))
+        activation = (None, None, "relu", "tanh")[rng.integers(4)]
         x = layouts(rng.standard_normal((m, k)).astype(dtype), rng)
         w = layouts(rng.standard_normal((k, n)).astype(dtype), rng)
         bias = rng.standard_normal(n + 3).astype(dtype)[3:]
         product, scale = exact(x, w)
-        if max(m, k, n) <= plans.SMALL:
-            check(plans._small(x, w, bias), product + bias, scale + np.abs(bias))
-        check(linear(x, w, bias), product + bias, scale + np.abs(bias))
-        check(linear(x, w, np.repeat(bias, 2)[::2]), product + bias, scale + np.abs(bias))
+        expected, scale = ACTIVATIONS[activation](product + bias), scale + np.abs(bias)
+        small = activation is None and max(m, k, n) <= plans.SMALL
+        y = linear(x, w, bias, activation)
+        check(y, expected, scale)
+        if small or y.size:
+            again = plans._product(x, w, bias, activation)
+            np.testing.assert_array_equal(again, y)
+            assert again.flags.owndata
+            if not small and sys.platform == "linux":
+                assert again.ctypes.data % plans.LINE == 0
+        check(linear(x, w, np.repeat(bias, 2)[::2], activation), expected, scale)
     x = np.ones((3, 3), dtype)
-    for bias in (np.ones(2, dtype), np.ones((1, 3), dtype), np.ones(3, int), [1.0] * 3, np.ones(6, dtype)[::2], None):
-        assert plans._small(x, x, bias) is NotImplemented
+    for bias in (np.ones(2, dtype), np.ones((1, 3), dtype), np.ones(3, int), [1.0] * 3, np.ones(6, dtype)[::2]):
+        assert plans._product(x, x, bias, None) is NotImplemented
+
+
+def test_a_plan_that_was_kept_is_for_its_product_alone():
+    """All that it depends on is changed, one after the other: it is not found, and what is done instead is right."""
+    x, w, bias = np.ones((70, 80)), np.ones((80, 90)), np.ones(90)
+    linear(x, w, bias, "relu")
+    assert plans._product(x, w, bias, "relu") is not NotImplemented
+    others = [
+        (x[:69], w, bias, "relu"),
+        (x[:, :79], w[:79], bias, "relu"),
+        (x, w[:, :89], bias[:89], "relu"),
+        (np.asfortranarray(x), w, bias, "relu"),
+        (x, np.asfortranarray(w), bias, "relu"),
+        (x.astype(np.float32), w.astype(np.float32), bias.astype(np.float32), "relu"),
+        (x, w, bias, "tanh"),
+        (x, w, None, None),
+    ]
+    for a, b, c, activation in others:
+        forget_plans()
+        linear(x, w, bias, "relu")
+        assert plans._product(a, b, c, activation) is NotImplemented
+        product = a @ b if c is None else a @ b + c
+        np.testing.assert_allclose(linear(a, b, c, activation), ACTIVATIONS[activation](product), rtol=1e-6)
+        assert plans._product(a, b, c, activation) is not NotImplemented
+    threads = kernels.num_threads()
+    kernels.set_num_threads(threads + 1)
+    assert plans._product(x, w, bias, "relu") is NotImplemented
+    kernels.set_num_threads(threads)
+    assert plans._product(x, w, bias, "relu") is not NotImplemented
+
+
+def test_plans_that_belong_in_the_same_row_take_turns():
+    x, w = np.ones((70, 80)), np.ones((80, 90))
+    row = plans._row(plans._key(x, w, None))
+    wide = (np.ones((70, 80 + more))[:, :80] for more in itertools.count(1))
+    other = next(y for y in wide if plans._row(plans._key(y, w, None)) == row)
+    for given, absent in ((x, other), (other, x)):
+        matmul(given, w)
+        assert plans._product(given, w, None, None) is not NotImplemented
+        assert plans._product(absent, w, None, None) is NotImplemented
+
+
+def test_a_plan_may_be_replaced_while_it_is_used():
+    rng = np.random.default_rng(0)
+    shapes = [(int(m), 70, int(n)) for m, n in rng.integers(65, 300, (4 * len(plans._plans), 2))]
+    stop = []
+
+    def work():
+        a = np.ones((200, 70))
+        while not stop:
+            assert (matmul(a, a.T) == 70).all()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    for m, k, n in shapes:
+        assert plans._planned_product(np.ones((m, k)), np.ones((k, n)), None, None)[-1, -1] == k
+    stop.append(True)
+    worker.join()
+    assert len(plans._kept) <= len(plans._plans)  # old ones are gone
 
 
 def test_layers_that_are_not_implemented():
@@ -248,15 +321,31 @@ def test_layers_that_are_not_implemented():
     assert linear(x, x, None, "softmax") is NotImplemented
 
 
-def test_a_refused_small_product_leaves_no_reference_behind():
-    x = np.ones((2, 2))
+def test_machine_code_leaves_no_reference_behind():
+    x, large = np.ones((2, 2)), np.ones((70, 70))
+    bias = np.ones(70)
     matmul(x, x)
-    before = sys.getrefcount(NotImplemented), sys.getrefcount(x), sys.getrefcount(x.dtype)
-    for _ in range(100):
-        assert plans._small(x, 1.0) is NotImplemented
-        plans._small(x, x)
-    after = sys.getrefcount(NotImplemented), sys.getrefcount(x), sys.getrefcount(x.dtype)
-    assert after == before
+    linear(large, large, bias, "tanh")
+    plan = next(plan for plan, _ in plans._kept.values() if plan.shape == large.shape)
+    watched = (NotImplemented, None, x, large, bias, x.dtype, plan, plan.numbers)
+    before = [sys.getrefcount(thing) for thing in watched]
+    blocks = sys.getallocatedblocks()
+    for _ in range(1000):
+        assert plans._product(x, 1.0, None, None) is NotImplemented
+        plans._product(x, x, None, None)
+        plans._product(large, large, bias, "tanh")
+    after = [sys.getrefcount(thing) for thing in watched]
+    assert max(abs(a - b) for a, b in zip(before, after, strict=True)) < 100
+    assert sys.getallocatedblocks() - blocks < 100
+
+
+def test_arrays_that_others_make_are_as_ever():
+    large = np.ones((70, 70))
+    name = np._core.multiarray.get_handler_name()
+    for _ in range(3):
+        matmul(large, large)
+    assert np._core.multiarray.get_handler_name() == name
+    assert np._core.multiarray.get_handler_name(large + 1) == name
 
 
 @pytest.mark.parametrize("far", [False, True])

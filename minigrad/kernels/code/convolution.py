@@ -22,7 +22,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from minigrad.kernels import convolution as plans
-from minigrad.kernels.code.microkernel import ROWS, VECTORS, tile
+from minigrad.kernels.code.microkernel import ROWS, VECTORS, tiles
 from minigrad.kernels.code.packing import address, at, transpose
 from minigrad.kernels.code.reductions import loaded, put
 from minigrad.kernels.native import Source
@@ -146,24 +146,23 @@ def _output(x: Any, w: Any, z: Any, plan: Any, chunk: int, panel: int) -> None:
             for k in range(0, k_all, SLAB):
                 deep = min(SLAB, k_all - k)
                 _pack(z, x, part * c * area, plan, k, k + deep, p, last, at(z, panel))
-                for o in range(0, out, ROWS):
-                    c_at = address(z) + ((part * out + o) * windows + p) * size
-                    tile(
-                        z,
-                        min(ROWS, out - o),
-                        address(w) + ((part % groups * out + o) * k_all + k) * size,
-                        k_all * size,
-                        size,
-                        panel,
-                        PITCH,
-                        c_at,
-                        windows * size,
-                        last - p,
-                        deep,
-                        c_at if k else 0,
-                        windows * size,
-                        0,
-                    )
+                c_at = address(z) + (part * out * windows + p) * size
+                tiles(
+                    z,
+                    out,
+                    address(w) + (part % groups * out * k_all + k) * size,
+                    k_all * size,
+                    size,
+                    panel,
+                    PITCH,
+                    c_at,
+                    windows * size,
+                    last - p,
+                    deep,
+                    c_at if k else 0,
+                    windows * size,
+                    0,
+                )
 
 
 @njit(error_model="numpy", inline="always")
@@ -188,7 +187,7 @@ def _input(z: Any, w: Any, x: Any, plan: Any, chunk: int, block: int) -> None:
             for k in range(pixels):  # a row of a tile is a channel: what is added one after the other lies apart
                 i, j = k // plan[plans.COLUMNS], k % plan[plans.COLUMNS]
                 corner = i * plan[plans.DILATION_Y] * plan[plans.WIDTH] + j * plan[plans.DILATION_X]
-                tile(
+                tiles(
                     x,
                     count,
                     address(w) + ((part % groups * pixels + k) * c + channel) * out * size,
@@ -232,24 +231,23 @@ def _weight(x: Any, z: Any, tables: Any, plan: Any, chunk: int, panel: int, squa
                             corner = z_at + (v * windows + q) * size
                             to = square + q * WIDTH * VECTORS + v * size
                             transpose(x, corner, windows * size, to, WIDTH * VECTORS, across - v, last - p - q)
-                    for r in range(0, deep, ROWS):
-                        c_at = table + ((k + r) * out + o) * size
-                        tile(
-                            x,
-                            min(ROWS, deep - r),
-                            panel + r * PITCH,
-                            PITCH,
-                            size,
-                            square,
-                            WIDTH * VECTORS,
-                            c_at,
-                            out * size,
-                            across,
-                            last - p,
-                            c_at if part >= first_part + groups or p else 0,
-                            out * size,
-                            0,
-                        )
+                    c_at = table + (k * out + o) * size
+                    tiles(
+                        x,
+                        deep,
+                        panel,
+                        PITCH,
+                        size,
+                        square,
+                        WIDTH * VECTORS,
+                        c_at,
+                        out * size,
+                        across,
+                        last - p,
+                        c_at if part >= first_part + groups or p else 0,
+                        out * size,
+                        0,
+                    )
 
 
 def convolve(a: Any, b: Any, c: Any, plan: Any, chunk: int) -> None:

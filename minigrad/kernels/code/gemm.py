@@ -2,10 +2,10 @@
 
     for each chunk of C: some rows, some columns                          (any thread)
         for each block of its columns, and each slab of the inner axis
-            for each strip of the chunk: ROWS rows
+            for each strip of the chunk: ROWS rows, or all if the block is one panel
                 for each panel of the block: VECTORS vectors of columns
-                    one tile, in registers
-                    activation, once its sums are complete
+                    tiles, one below the other, each in registers
+                    activation, once their sums are complete
 
 That is the order of Goto and van de Geijn ("Anatomy of high-performance matrix multiplication", 2008) with A and B
 exchanged: it is a part of B, a block's columns in a slab's rows, that stays in a cache, while the strips of A pass by.
@@ -28,7 +28,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from minigrad.kernels import matmul as plans
-from minigrad.kernels.code.microkernel import ROWS, VECTORS, tile
+from minigrad.kernels.code.microkernel import ROWS, VECTORS, tiles
 from minigrad.kernels.code.packing import address, at, transpose
 from minigrad.kernels.native import Source
 from minigrad.kernels.simd import I64, WIDTH
@@ -133,21 +133,23 @@ def gemm(a: Any, b: Any, c: Any, bias: Any, panels: Any, plan: Any, chunk: int) 
         m, k, a_row, a_column = lengths[0], lengths[1], strides[0], strides[1]
         lengths, strides = _words(b[LENGTHS]), _words(b[STRIDES])
         n, b_row, b_column = lengths[1], strides[0], strides[1]
-        c_row, slab, block_panels, activation = n * size, plans.SMALL, NARROW, 0
+        c_row, slab, block_panels, activation = n * size, plans.SMALL, 1, 0
         first_row, last_row, first_column, last_column = 0, m, 0, n
     else:
         m, n, k, a_row, a_column = plan[plans.M], plan[plans.N], plan[plans.K], plan[plans.A_ROW], plan[plans.A_COLUMN]
         b_row, b_column, c_row = plan[plans.B_ROW], plan[plans.B_COLUMN], plan[plans.C_ROW]
         group, rows, columns, slab = plan[plans.GROUP], plan[plans.ROWS], plan[plans.COLUMNS], plan[plans.SLAB]
-        block_panels, activation = plan[plans.BLOCK] * NARROW, plan[plans.ACTIVATION]
+        block_panels, activation = 1, plan[plans.ACTIVATION]
         across, down = (n + columns - 1) // columns, (m + rows - 1) // rows
         first_item = chunk // (across * down) * group
         first_row, first_column = chunk % down * rows, chunk // down % across * columns
         last_item = min(first_item + group, items)
         last_row, last_column = min(first_row + rows, m), min(first_column + columns, n)
         if plan[plans.PANELS]:
-            packed = address(panels) + chunk * plan[plans.PANELS]
+            block_panels = plan[plans.BLOCK] * NARROW
+            packed = _up(address(panels), plans.LINE) + chunk * plan[plans.PANELS]
     packs = last_row - first_row >= plans.PACKED_ROWS
+    strip = max(1, last_row - first_row) if block_panels == 1 else ROWS
     for item in range(first_item, last_item):
         a_item, b_item, c_item = a_data, b_data, address(c)
         if items:
@@ -168,8 +170,8 @@ def gemm(a: Any, b: Any, c: Any, bias: Any, panels: Any, plan: Any, chunk: int) 
                     start_item, start_row = c_item, c_row
                 elif address(bias) != address(c):
                     start_item = address(bias)
-                for i in range(first_row, last_row, ROWS):
-                    height, panel, j = min(ROWS, last_row - i), packed, block
+                for i in range(first_row, last_row, strip):
+                    height, panel, j = min(strip, last_row - i), packed, block
                     while j < block_end:
                         width = _panel(last_column - j, lanes)
                         panel_row = _up(width, lanes) * size
@@ -185,7 +187,7 @@ def gemm(a: Any, b: Any, c: Any, bias: Any, panels: Any, plan: Any, chunk: int) 
                             b_at, b_next = panel, panel_row
                         elif i == first_row and packs:
                             to = panel
-                        tile(
+                        tiles(
                             c,
                             height,
                             a_at,

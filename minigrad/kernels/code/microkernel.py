@@ -5,8 +5,8 @@ of the ROWS numbers in the column of A is copied into all lanes of a vector: ROW
 for ROWS + VECTORS reads. Larger tiles don't fit: the sums, a row of B and a number of A fill the registers.
 
 There is one such function for every number of rows and vectors, written in LLVM's intermediate representation with the
-`V` of `simd`, since a loop in Numba would keep the sums in memory. They are functions of their own behind one switch,
-`tile`: inlined, they would be optimised again and again, and compiling would take ten times as long.
+`V` of `simd`, since a loop in Numba would keep the sums in memory. They are functions of their own, and so is `tiles`,
+which calls the right ones: inlined, they would be optimised again and again, and compiling take ten times as long.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ UNROLLED = 4  # steps of the inner loop between two looks whether it ends, a pow
 AHEAD = 32  # rows of B that are asked for before they are copied, as they may come from far away
 
 ARGUMENTS = (
+    "rows",
     "a",  # addresses are integers, in bytes; so are the distances
     "a_row",  # from one row of A to the next
     "a_column",  # from one column of A to the next
@@ -38,7 +39,7 @@ ARGUMENTS = (
     "start_row",
     "panel",  # where the rows of B are copied to; 0: nowhere
 )
-TILE = ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS))
+TILES = ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS))
 
 
 def _prefetch(address: V) -> None:
@@ -57,31 +58,31 @@ def _repeated(builder: ir.IRBuilder, times: V, before: list[V], step: Callable[[
     before = [times, *before]
     now = [V(builder, builder.phi(x.type)) for x in before]
     after = [now[0] - 1, *step(now[1:])]
+    last = builder.block
     builder.cbranch((now[0] > 1).value, body, done)
     builder.position_at_end(done)
     end = [V(builder, builder.phi(x.type)) for x in before]
     for phis in (now, end):
         for phi, x, y in zip(phis, before, after, strict=True):
             phi.value.add_incoming(x.value, start)
-            phi.value.add_incoming(y.value, body)
+            phi.value.add_incoming(y.value, last)
     return end[1:]
 
 
 def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, masked: bool, packs: bool) -> Any:
     """Write the function for one shape of tile; if `masked`, lanes of the last vector count up to `columns` only.
 
-    If it `packs`, it copies the rows of B to `panel` on the way.
+    If it `packs`, it copies the rows of B to `panel` on the way. Of whole tiles that do not, it does as many as there
+    are rows for, one below the other: a call for each would take some hundredths of their time.
     """
     size = bits_of(element) // 8
     vector = ir.VectorType(element, WIDTH // size)
     name = f"tile_{rows}x{vectors}{'_masked' * masked}{'_packing' * packs}_{size}"
-    function = ir.Function(module, TILE, name)
+    function = ir.Function(module, TILES, name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     function.attributes.add("nounwind")
-    names = ("entry", "ask", "ready", "add", "put")
-    entry, ask, ready, add, put = (function.append_basic_block(name) for name in names)
-    builder = ir.IRBuilder(entry)
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
     given = dict(zip(ARGUMENTS, (V(builder, x) for x in function.args), strict=True))
     a, a_row, a_column, b, b_row = (given[name] for name in ("a", "a_row", "a_column", "b", "b_row"))
     c, c_row, start, start_row = (given[name] for name in ("c", "c_row", "start", "start_row"))
@@ -89,80 +90,121 @@ def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, mas
     if masked:
         masks[-1] = first(given["columns"] - (vectors - 1) * vector.count, vector.count)
     places = [(i, j) for i in range(rows) for j in range(vectors)]
+    repeats = rows == ROWS and not packs
+    nothing = start == 0  # to start from
 
-    # What C starts from is added at the end. It is asked for now, for it may come from far away.
-    builder.cbranch((start == 0).value, ready, ask)
-    builder.position_at_end(ask)
-    for i in range(rows):
-        for offset in (*range(0, WIDTH * vectors, WIDTH), WIDTH * vectors - 1):
-            _prefetch(start + start_row * i + offset)
-    builder.branch(ready)
-    builder.position_at_end(ready)
-
-    a_rows = [a + a_row * i for i in range(rows)]
-
-    def step(now: list[V]) -> list[V]:
-        a_offset, b_address, panel, *sums = now
-        b_vectors = [read(b_address + WIDTH * j, vector, masks[j]) for j in range(vectors)]
-        if packs:
-            for j, numbers in enumerate(b_vectors):
-                write(numbers, panel + WIDTH * j)
-                _prefetch(b_address + b_row * AHEAD + WIDTH * j)
-            panel = panel + WIDTH * vectors
+    def one_tile(now: list[V]) -> list[V]:
+        a, c, start = now
+        names = ("ask", "ready", "add", "put", "done")
+        ask, ready, add, put, done = (function.append_basic_block(name) for name in names)
+        # What C starts from is added at the end. It is asked for now, for it may come from far away.
+        builder.cbranch(nothing.value, ready, ask)
+        builder.position_at_end(ask)
         for i in range(rows):
-            number = b_vectors[0].like(read(a_rows[i] + a_offset, element))
-            for j in range(vectors):
-                sums[i * vectors + j] = fma(number, b_vectors[j], sums[i * vectors + j])
-        # LLVM would keep an address for each row of each of the steps in a row, most of them in memory.
-        return [opaque(a_offset + a_column), opaque(b_address + b_row), panel, *sums]
+            for offset in (*range(0, WIDTH * vectors, WIDTH), WIDTH * vectors - 1):
+                _prefetch(start + start_row * i + offset)
+        builder.branch(ready)
+        builder.position_at_end(ready)
 
-    def steps(now: list[V]) -> list[V]:
-        for _ in range(UNROLLED):
-            now = step(now)
-        return now
+        a_rows = [a + a_row * i for i in range(rows)]
 
-    zeros = [V(builder, ir.Constant(vector, None))] * len(places)
-    now, inner = [V(builder, I64(0)), b, given["panel"], *zeros], given["inner"]
-    if rows == ROWS and not packs:  # the others are not worth the time that it takes to compile more
-        now, inner = _repeated(builder, inner / UNROLLED, now, steps), inner & (UNROLLED - 1)
-    _, _, _, *sums = _repeated(builder, inner, now, step)
-    builder.cbranch((start == 0).value, put, add)
-    for block in (add, put):
-        builder.position_at_end(block)
-        for (i, j), y in zip(places, sums, strict=True):
-            if block is add:
-                y = y + read(start + start_row * i + WIDTH * j, vector, masks[j])
-            write(y, c + c_row * i + WIDTH * j, masks[j])
-        builder.ret_void()
+        def step(now: list[V]) -> list[V]:
+            a_offset, b_address, panel, *sums = now
+            b_vectors = [read(b_address + WIDTH * j, vector, masks[j]) for j in range(vectors)]
+            if packs:
+                for j, numbers in enumerate(b_vectors):
+                    write(numbers, panel + WIDTH * j)
+                    _prefetch(b_address + b_row * AHEAD + WIDTH * j)
+                panel = panel + WIDTH * vectors
+            for i in range(rows):
+                number = b_vectors[0].like(read(a_rows[i] + a_offset, element))
+                for j in range(vectors):
+                    sums[i * vectors + j] = fma(number, b_vectors[j], sums[i * vectors + j])
+            # LLVM would keep an address for each row of each of the steps in a row, most of them in memory.
+            return [opaque(a_offset + a_column), opaque(b_address + b_row), panel, *sums]
+
+        def steps(now: list[V]) -> list[V]:
+            for _ in range(UNROLLED):
+                now = step(now)
+            return now
+
+        zeros = [V(builder, ir.Constant(vector, None))] * len(places)
+        now, inner = [V(builder, I64(0)), b, given["panel"], *zeros], given["inner"]
+        if repeats:  # the others are not worth the time that it takes to compile more
+            now, inner = _repeated(builder, inner / UNROLLED, now, steps), inner & (UNROLLED - 1)
+        _, _, _, *sums = _repeated(builder, inner, now, step)
+        builder.cbranch(nothing.value, put, add)
+        for block in (add, put):
+            builder.position_at_end(block)
+            for (i, j), y in zip(places, sums, strict=True):
+                if block is add:
+                    y = y + read(start + start_row * i + WIDTH * j, vector, masks[j])
+                write(y, c + c_row * i + WIDTH * j, masks[j])
+            builder.branch(done)
+        builder.position_at_end(done)
+        return [a + a_row * rows, c + c_row * rows, start + start_row * rows]
+
+    if repeats:
+        _repeated(builder, given["rows"] / ROWS, [a, c, start], one_tile)
+    else:
+        one_tile([a, c, start])
+    builder.ret_void()
     return function
 
 
-def _switch_function(module: ir.Module, element: Any) -> Any:
-    """Write the function that calls the right one of all tile functions, and them."""
-    name = f"tile_{bits_of(element)}"
+def _tiles_function(module: ir.Module, element: Any) -> Any:
+    """Write the function behind `tiles`, and all tile functions, of which it calls the right ones."""
+    name = f"tiles_{bits_of(element)}"
     if name in module.globals:
         return module.globals[name]
     lanes = WIDTH * 8 // bits_of(element)
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, *TILE.args]), name)
+    function = ir.Function(module, TILES, name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    rows, *arguments = (V(builder, x) for x in function.args)
-    columns, panel = (arguments[ARGUMENTS.index(name)] for name in ("columns", "panel"))
-    vectors = (columns + (lanes - 1)) / lanes
-    widest = builder.select((columns == VECTORS * lanes).value, I64(0), vectors.value)  # where nothing is masked
-    height = V(builder, builder.select((panel == 0).value, rows.value, I64(ROWS + 1)))  # ROWS rows that pack
-    nothing = function.append_basic_block("nothing")
-    switch = builder.switch((height * (VECTORS + 1) + V(builder, widest)).value, nothing)
-    for i in range(1, ROWS + 2):
-        for j in range(VECTORS + 1):
-            block = function.append_basic_block(f"{i}x{j}")
-            switch.add_case(I64(i * (VECTORS + 1) + j), block)
-            builder.position_at_end(block)
-            one = _tile_function(module, element, min(i, ROWS), j or VECTORS, masked=j > 0, packs=i > ROWS)
-            builder.call(one, [x.value for x in arguments], tail=True)
-            builder.ret_void()
-    builder.position_at_end(nothing)
+    now = {}  # the arguments, of which some change from call to call, in memory: LLVM puts them back into registers
+    for name, x in zip(ARGUMENTS, function.args, strict=True):
+        now[name] = builder.alloca(I64)
+        builder.store(x, now[name])
+
+    def value(name: str) -> V:
+        return V(builder, builder.load(now[name]))
+
+    def call_one(heights: Sequence[int], packs: bool) -> None:
+        """Call the function for this many vectors and, of these heights, for the one that there are rows for."""
+        height = V(builder, I64(heights[0])) if len(heights) == 1 else value("rows")
+        done = function.append_basic_block("done")
+        switch = builder.switch((height * (VECTORS + 1) + widest).value, done)
+        for i in heights:
+            for j in range(VECTORS + 1):
+                block = function.append_basic_block(f"{i}x{j}")
+                switch.add_case(I64(i * (VECTORS + 1) + j), block)
+                builder.position_at_end(block)
+                one = _tile_function(module, element, i, j or VECTORS, masked=j > 0, packs=packs)
+                builder.call(one, [value(name).value for name in ARGUMENTS])
+                builder.branch(done)
+        builder.position_at_end(done)
+
+    def go_on(rows: V) -> None:
+        """Be done with so many rows."""
+        for name in ("a", "c"):
+            builder.store((value(name) + value(f"{name}_row") * rows).value, now[name])
+        further = value("start") + value("start_row") * rows
+        builder.store(builder.select((value("start") == 0).value, I64(0), further.value), now["start"])
+        builder.store((value("rows") - rows).value, now["rows"])
+
+    vectors = (value("columns") + (lanes - 1)) / lanes
+    widest = V(builder, builder.select((value("columns") == VECTORS * lanes).value, I64(0), vectors.value))
+    with builder.if_then((value("panel") > 0).value):
+        call_one([ROWS], packs=True)
+        go_on(V(builder, I64(ROWS)))
+        builder.store(value("panel").value, now["b"])
+        builder.store((vectors * WIDTH).value, now["b_row"])
+    whole = value("rows") / ROWS * ROWS
+    with builder.if_then((whole > 0).value):
+        call_one([ROWS], packs=False)
+        go_on(whole)
+    call_one(range(1, ROWS), packs=False)
     builder.ret_void()
     return function
 
@@ -173,7 +215,7 @@ def _element(context: Any, pointer: Any) -> Any:
 
 
 @intrinsic
-def tile(
+def tiles(
     context: Any,
     like: Any,
     rows: Any,
@@ -190,14 +232,15 @@ def tile(
     start_row: Any,
     panel: Any,
 ) -> Any:
-    """C = A·B + start, for at most ROWS rows and VECTORS vectors of columns, of the kind that `like` points to.
+    """C = A·B + start, for any number of rows and VECTORS vectors of columns or fewer, of what `like` points to.
 
-    The rows of B, C and start are contiguous. If `panel` is not 0, there are ROWS rows, and on the way the rows of B
-    are copied there: whole vectors, one row after the other. The rest is as ARGUMENTS says.
+    The rows of B, C and start are contiguous. If `panel` is not 0, there are at least ROWS rows, and the first tile
+    copies the rows of B there, from where the others read them: whole vectors, with no gaps. The rest is as ARGUMENTS
+    says.
     """
 
     def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
-        builder.call(_switch_function(builder.module, _element(context, like)), args[1:])
+        builder.call(_tiles_function(builder.module, _element(context, like)), args[1:])
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * (1 + len(ARGUMENTS))), lower
+    return types.void(like, *[types.int64] * len(ARGUMENTS)), lower
