@@ -162,6 +162,7 @@ def _output(x: Any, w: Any, z: Any, plan: Any, chunk: int, panel: int) -> None:
                     c_at if k else 0,
                     windows * size,
                     0,
+                    0,
                 )
 
 
@@ -199,6 +200,7 @@ def _input(z: Any, w: Any, x: Any, plan: Any, chunk: int, block: int) -> None:
                     PITCH,
                     last - p,
                     out,
+                    0,
                     0,
                     0,
                     0,
@@ -246,6 +248,7 @@ def _weight(x: Any, z: Any, tables: Any, plan: Any, chunk: int, panel: int, squa
                         last - p,
                         c_at if part >= first_part + groups or p else 0,
                         out * size,
+                        0,
                         0,
                     )
 

@@ -5,7 +5,6 @@
             for each strip of the chunk: ROWS rows, or all if the block is one panel
                 for each panel of the block: VECTORS vectors of columns
                     tiles, one below the other, each in registers
-                    activation, once their sums are complete
 
 That is the order of Goto and van de Geijn ("Anatomy of high-performance matrix multiplication", 2008) with A and B
 exchanged: it is a part of B, a block's columns in a slab's rows, that stays in a cache, while the strips of A pass by.
@@ -32,16 +31,13 @@ from minigrad.kernels.code.microkernel import ROWS, VECTORS, tiles
 from minigrad.kernels.code.packing import address, at, transpose
 from minigrad.kernels.native import Source
 from minigrad.kernels.simd import I64, WIDTH
-from minigrad.kernels.simd_math import relu, sigmoid, tanh
-from minigrad.kernels.vectors import compiled, lanes_of, load_some, store_some
+from minigrad.kernels.vectors import lanes_of, load_some, store_some
 
 # Where NumPy's array struct has what, in words of 8 bytes: after the head that all objects have, the data pointer, the
 # number of dimensions, and pointers to their lengths and strides.
 DATA = object.__basicsize__ // 8
 LENGTHS, STRIDES = DATA + 2, DATA + 3
 NARROW = plans.PANEL_ROW // (VECTORS * WIDTH)  # how many of this processor's panels are as wide as the widest
-
-_relu, _sigmoid, _tanh = compiled(relu), compiled(sigmoid), compiled(tanh)
 
 
 @njit(error_model="numpy", inline="always")
@@ -74,26 +70,6 @@ def _pack(like: Any, b: int, row: int, column: int, k: int, width: int, panel: i
             for v in range(width):
                 number = load_some(at(like, b + p * row + v * column), 0, 1)
                 store_some(at(like, panel + p * panel_row), v, number, 1)
-
-
-@njit(error_model="numpy", inline="always")
-def _activated(x: Any, activation: int) -> Any:
-    if activation == 1:
-        return _relu(x)
-    if activation == 2:
-        return _sigmoid(x)
-    return _tanh(x)
-
-
-@njit(error_model="numpy", inline="always")
-def _activate(like: Any, c: int, c_row: int, rows: int, columns: int, activation: int) -> None:
-    """Apply the activation to a tile of C."""
-    lanes = lanes_of(like)
-    for i in range(rows):
-        y = at(like, c + i * c_row)
-        for j in range(0, columns, lanes):
-            count = min(lanes, columns - j)
-            store_some(y, j, _activated(load_some(y, j, count), activation), count)
 
 
 @intrinsic
@@ -170,6 +146,7 @@ def gemm(a: Any, b: Any, c: Any, bias: Any, panels: Any, plan: Any, chunk: int) 
                     start_item, start_row = c_item, c_row
                 elif address(bias) != address(c):
                     start_item = address(bias)
+                applied = activation if p + deep >= k else 0
                 for i in range(first_row, last_row, strip):
                     height, panel, j = min(strip, last_row - i), packed, block
                     while j < block_end:
@@ -202,9 +179,8 @@ def gemm(a: Any, b: Any, c: Any, bias: Any, panels: Any, plan: Any, chunk: int) 
                             start,
                             start_row,
                             to,
+                            applied,
                         )
-                        if activation and p + deep >= k:
-                            _activate(c, c_at, c_row, height, width, activation)
                         panel += slab * panel_row
                         j += width
                 p += slab

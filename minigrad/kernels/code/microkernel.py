@@ -18,7 +18,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from minigrad.kernels import matmul as plans
 from minigrad.kernels.simd import I32, I64, REGISTERS, WIDTH, V, bits_of, call, first, fma, opaque, read, write
+from minigrad.kernels.simd_math import relu, sigmoid, tanh
 
 ROWS, VECTORS = 6, 4 if REGISTERS == 32 else 2
 UNROLLED = 4  # steps of the inner loop between two looks whether it ends, a power of two
@@ -38,8 +40,11 @@ ARGUMENTS = (
     "start",  # what C starts from; 0: from zero
     "start_row",
     "panel",  # where the rows of B are copied to; 0: nowhere
+    "activation",  # the number of what is applied to C; 0: nothing
 )
 TILES = ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS))
+
+FORMULAS = {plans.ACTIVATIONS[formula.__name__]: formula for formula in (relu, sigmoid, tanh)}
 
 
 def _prefetch(address: V) -> None:
@@ -69,6 +74,73 @@ def _repeated(builder: ir.IRBuilder, times: V, before: list[V], step: Callable[[
     return end[1:]
 
 
+def _activation_function(module: ir.Module, element: Any) -> Any:
+    """Write the function that applies an activation to a tile of C, which the nearest cache still has."""
+    name = f"activate_{bits_of(element)}"
+    if name in module.globals:
+        return module.globals[name]
+    vector = ir.VectorType(element, WIDTH * 8 // bits_of(element))
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 5), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    activation, c, c_row, rows, columns = (V(builder, x) for x in function.args)
+    places = [(WIDTH * j, first(columns - j * vector.count, vector.count)) for j in range(VECTORS)]
+    done = function.append_basic_block("done")
+    switch = builder.switch(activation.value, done)
+    for number, formula in FORMULAS.items():
+
+        def row(now: list[V], formula: Callable[[V], V] = formula) -> list[V]:
+            (at,) = now
+            for x, offset, mask in [(read(at + offset, vector, mask), offset, mask) for offset, mask in places]:
+                write(formula(x), at + offset, mask)
+            return [at + c_row]
+
+        block = function.append_basic_block(formula.__name__)
+        switch.add_case(I64(number), block)
+        builder.position_at_end(block)
+        _repeated(builder, rows, [c], row)
+        builder.branch(done)
+    builder.position_at_end(done)
+    builder.ret_void()
+    return function
+
+
+def _sums(
+    given: dict[str, V], a: V, vector: Any, rows: int, masks: list[V | None], packs: bool, unroll: int
+) -> list[V]:
+    """Write the loop along the inner axis: the sums of a tile, row by row, whose rows of A begin at `a`."""
+    a_rows = [a + given["a_row"] * i for i in range(rows)]
+    vectors = len(masks)
+
+    def step(now: list[V]) -> list[V]:
+        a_offset, b, panel, *sums = now
+        b_vectors = [read(b + WIDTH * j, vector, masks[j]) for j in range(vectors)]
+        if packs:
+            for j, numbers in enumerate(b_vectors):
+                write(numbers, panel + WIDTH * j)
+                _prefetch(b + given["b_row"] * AHEAD + WIDTH * j)
+            panel = panel + WIDTH * vectors
+        for i in range(rows):
+            number = b_vectors[0].like(read(a_rows[i] + a_offset, vector.element))
+            for j in range(vectors):
+                sums[i * vectors + j] = fma(number, b_vectors[j], sums[i * vectors + j])
+        # LLVM would keep an address for each row of each of the steps in a row, most of them in memory.
+        return [opaque(a_offset + given["a_column"]), opaque(b + given["b_row"]), panel, *sums]
+
+    def steps(now: list[V]) -> list[V]:
+        for _ in range(unroll):
+            now = step(now)
+        return now
+
+    builder, times = a.builder, given["inner"]
+    zero = V(builder, ir.Constant(vector, None))
+    now = [V(builder, I64(0)), given["b"], given["panel"], *[zero] * (rows * vectors)]
+    if unroll > 1:
+        now, times = _repeated(builder, times / unroll, now, steps), times & (unroll - 1)
+    return _repeated(builder, times, now, step)[3:]
+
+
 def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, masked: bool, packs: bool) -> Any:
     """Write the function for one shape of tile; if `masked`, lanes of the last vector count up to `columns` only.
 
@@ -84,70 +156,48 @@ def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, mas
     function.attributes.add("nounwind")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     given = dict(zip(ARGUMENTS, (V(builder, x) for x in function.args), strict=True))
-    a, a_row, a_column, b, b_row = (given[name] for name in ("a", "a_row", "a_column", "b", "b_row"))
-    c, c_row, start, start_row = (given[name] for name in ("c", "c_row", "start", "start_row"))
     masks: list[V | None] = [None] * vectors
     if masked:
         masks[-1] = first(given["columns"] - (vectors - 1) * vector.count, vector.count)
     places = [(i, j) for i in range(rows) for j in range(vectors)]
-    repeats = rows == ROWS and not packs
-    nothing = start == 0  # to start from
+    usual = rows == ROWS and not packs  # the others are not worth the time that it takes to compile more
+    from_zero = given["start"] == 0
 
     def one_tile(now: list[V]) -> list[V]:
         a, c, start = now
-        names = ("ask", "ready", "add", "put", "done")
-        ask, ready, add, put, done = (function.append_basic_block(name) for name in names)
+        names = ("ask", "ready", "add", "put", "stored", "activate", "done")
+        ask, ready, add, put, stored, activate, done = (function.append_basic_block(name) for name in names)
         # What C starts from is added at the end. It is asked for now, for it may come from far away.
-        builder.cbranch(nothing.value, ready, ask)
+        builder.cbranch(from_zero.value, ready, ask)
         builder.position_at_end(ask)
         for i in range(rows):
             for offset in (*range(0, WIDTH * vectors, WIDTH), WIDTH * vectors - 1):
-                _prefetch(start + start_row * i + offset)
+                _prefetch(start + given["start_row"] * i + offset)
         builder.branch(ready)
         builder.position_at_end(ready)
-
-        a_rows = [a + a_row * i for i in range(rows)]
-
-        def step(now: list[V]) -> list[V]:
-            a_offset, b_address, panel, *sums = now
-            b_vectors = [read(b_address + WIDTH * j, vector, masks[j]) for j in range(vectors)]
-            if packs:
-                for j, numbers in enumerate(b_vectors):
-                    write(numbers, panel + WIDTH * j)
-                    _prefetch(b_address + b_row * AHEAD + WIDTH * j)
-                panel = panel + WIDTH * vectors
-            for i in range(rows):
-                number = b_vectors[0].like(read(a_rows[i] + a_offset, element))
-                for j in range(vectors):
-                    sums[i * vectors + j] = fma(number, b_vectors[j], sums[i * vectors + j])
-            # LLVM would keep an address for each row of each of the steps in a row, most of them in memory.
-            return [opaque(a_offset + a_column), opaque(b_address + b_row), panel, *sums]
-
-        def steps(now: list[V]) -> list[V]:
-            for _ in range(UNROLLED):
-                now = step(now)
-            return now
-
-        zeros = [V(builder, ir.Constant(vector, None))] * len(places)
-        now, inner = [V(builder, I64(0)), b, given["panel"], *zeros], given["inner"]
-        if repeats:  # the others are not worth the time that it takes to compile more
-            now, inner = _repeated(builder, inner / UNROLLED, now, steps), inner & (UNROLLED - 1)
-        _, _, _, *sums = _repeated(builder, inner, now, step)
-        builder.cbranch(nothing.value, put, add)
+        sums = _sums(given, a, vector, rows, masks, packs, UNROLLED if usual else 1)
+        builder.cbranch(from_zero.value, put, add)
         for block in (add, put):
             builder.position_at_end(block)
             for (i, j), y in zip(places, sums, strict=True):
                 if block is add:
-                    y = y + read(start + start_row * i + WIDTH * j, vector, masks[j])
-                write(y, c + c_row * i + WIDTH * j, masks[j])
-            builder.branch(done)
+                    y = y + read(start + given["start_row"] * i + WIDTH * j, vector, masks[j])
+                write(y, c + given["c_row"] * i + WIDTH * j, masks[j])
+            builder.branch(stored)
+        builder.position_at_end(stored)
+        builder.cbranch((given["activation"] == 0).value, done, activate)
+        builder.position_at_end(activate)
+        tile = (given["activation"], c, given["c_row"], V(builder, I64(rows)), given["columns"])
+        builder.call(_activation_function(module, element), [x.value for x in tile])
+        builder.branch(done)
         builder.position_at_end(done)
-        return [a + a_row * rows, c + c_row * rows, start + start_row * rows]
+        return [x + given[f"{name}_row"] * rows for name, x in (("a", a), ("c", c), ("start", start))]
 
-    if repeats:
-        _repeated(builder, given["rows"] / ROWS, [a, c, start], one_tile)
+    before = [given["a"], given["c"], given["start"]]
+    if usual:
+        _repeated(builder, given["rows"] / ROWS, before, one_tile)
     else:
-        one_tile([a, c, start])
+        one_tile(before)
     builder.ret_void()
     return function
 
@@ -231,8 +281,9 @@ def tiles(
     start: Any,
     start_row: Any,
     panel: Any,
+    activation: Any,
 ) -> Any:
-    """C = A·B + start, for any number of rows and VECTORS vectors of columns or fewer, of what `like` points to.
+    """C = act(A·B + start), for any number of rows and VECTORS vectors of columns or fewer, of what `like` points to.
 
     The rows of B, C and start are contiguous. If `panel` is not 0, there are at least ROWS rows, and the first tile
     copies the rows of B there, from where the others read them: whole vectors, with no gaps. The rest is as ARGUMENTS
