@@ -584,6 +584,12 @@ def elu_vjp(g: V, x: V, alpha: V) -> V:
     return select(x > 0.0, g, g * (exp(_at_most(0.0, x)) * alpha))
 
 
+def _lowered(y: V, k: V) -> tuple[V, V]:
+    """y·2ᵏ, k ≤ 0, with up to twelve of the twos in y, exactly: else what it is multiplied with next might overflow."""
+    most = larger(k, k.constant(-12.0))
+    return y * _power_of_two(most), k - most
+
+
 def gelu_vjp(g: V, x: V) -> V:
     """g·(Φ(x) + x·φ(x)); the power of two that both have is multiplied last."""
     f = format_of(x)
@@ -592,6 +598,7 @@ def gelu_vjp(g: V, x: V) -> V:
     tail, _, _ = _tail(size, f.normal)
     y = fma(e + 1.0, size * (1 / math.sqrt(2 * math.pi)), -fma(tail, e, tail))
     positive = x > 0.0
+    y, k = _lowered(y, k)
     y = _scaled(select(positive, y, g * -y), k)
     return select(positive, fma(g, y, g), select(x == -INF, g * -0.0, y))
 
@@ -605,7 +612,8 @@ def silu_vjp(g: V, x: V) -> V:
     below = 1.0 / (e + 1.0)  # σ(|x|)
     positive = x > 0.0
     slope = below * fma(select(positive, size, -size), select(positive, e, x.constant(1.0)) * below, x.constant(1.0))
-    return _scaled(g * select(positive, slope, slope * y), select(positive, x.constant(0.0), k))
+    y, k = _lowered(select(positive, slope, slope * y), select(positive, x.constant(0.0), k))
+    return _scaled(g * y, k)
 
 
 def erf_vjp(g: V, x: V) -> V:

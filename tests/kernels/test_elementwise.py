@@ -206,6 +206,19 @@ def test_rule_of_sigmoid(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SLOPES)
+def test_rules_of_the_largest_cotangents(name: str, dtype: type) -> None:
+    """What they are multiplied with on the way may not overflow where the result does not; denormal slopes are 0."""
+    largest, least = float(np.finfo(dtype).max), float(np.finfo(dtype).tiny)
+    for x in np.linspace(-40, 6, 185).astype(dtype):
+        slope = float(SLOPES[name](mpmath.mpf(float(x))))
+        if abs(slope) <= 1:
+            (got,) = getattr(elementwise, f"{name}_vjp")(np.array([largest], dtype), np.array([x]))
+            tolerance = 1e-4 if dtype == np.float32 else 1e-12
+            assert got == pytest.approx(largest * slope, rel=tolerance, abs=largest * least), x
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_with_a_kink(dtype: type) -> None:
     x, g = numbers(dtype, 100), numbers(dtype, 100, seed=1)
     x[:4] = -0.0, 0.0, np.nan, -np.inf
