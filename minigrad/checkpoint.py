@@ -105,7 +105,8 @@ class _Again:
                     f"checkpoint: {getattr(self.f, '__name__', self.f)!r}, computed again, did not return what it "
                     "returned first; it must depend on nothing that changes in between"
                 )
-            roots.append((y.node, c))
+            if c is not None:
+                roots.append((y.node, c))
         wanted, _ = leading_to([node for node, _ in roots], self.sources)
         roots = [(node, c) for node, c in roots if node in wanted]
         reached = backward(

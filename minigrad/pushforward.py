@@ -60,7 +60,7 @@ def _pushed(node: Node, after: dict[AnyNode, Any], values: bool, recorded: bool)
     if op.kind == "elementwise" and op.star is None:
         pulls = [(rule, uses, after[p]) for i, rule, uses in plan.pulls if (p := node.parents[i]) in after]
         terms = [rule(v, *(saved if uses is None else saved[uses])) for rule, uses, v in pulls]
-    elif op.kind in ("linear", "bilinear") and op.star is None:
+    elif op.kind in ("linear", "bilinear") and op.star is None and node.dtype is not None:  # of one output
         terms = _by_forward(node, after, saved)
     if terms is None:
         return _by_transposing(node, after, recorded)
@@ -92,8 +92,7 @@ def _by_forward(node: Node, after: dict[AnyNode, Any], saved: list[Any]) -> list
         return None  # the zero tangents of the other inputs have a shape that is not known
     if not all(call.keys() >= set(op.inputs) for call in calls):
         return None
-    results = [op(*(call[name] for name in op.inputs), **params) for call in calls]
-    return None if any(isinstance(y, tuple) for y in results) else results
+    return [op(*(call[name] for name in op.inputs), **params) for call in calls]
 
 
 def _by_transposing(node: Node, after: dict[AnyNode, Any], recorded: bool) -> Any:

@@ -34,8 +34,7 @@ def with_history(node: Node, cls: Any) -> list[Any]:
         if type(x) is _ndarray:
             x = cls.wrap(x, node if origin == -1 else node.parents[origin])
         elif origin == -1:  # several outputs
-            hidden = cls.wrap(x, node)
-            x = tuple(pick(hidden, i=i) for i in range(len(x)))
+            x = tuple(pick(cls.wrap(x, node), i=i) for i in range(len(x)))
         elif origin is not None and origin == node.plan.op.star:
             pairs = zip(x, node.parents[origin:], strict=True)
             x = tuple(cls.wrap(a, parent) if type(a) is _ndarray else a for a, parent in pairs)

@@ -86,7 +86,8 @@ def _keeper(op: Op, places: list[int], output: int) -> Callable[[Any, Any, Any],
     take = itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
     if max(places) <= output:
         return lambda arrays, y, _: take((*arrays, y))
-    return lambda arrays, y, params: take((*arrays, y, *map(params.get, op.params), *map(like, arrays)))
+    likes = max(0, max(places) - output - len(op.params))  # as many as it takes to have those that are asked for
+    return lambda arrays, y, params: take((*arrays, y, *map(params.get, op.params), *map(like, arrays[:likes])))
 
 
 @dataclass(eq=False, repr=False)
@@ -98,7 +99,8 @@ class Op:
         forward: a NumPy ufunc, or a function whose positional parameters are the input arrays (a `*xs` may come last)
             and whose keyword-only parameters are the rest. It returns a new array, or a tuple of several.
         vjp: for each differentiable input, the function from the cotangent `g` and whatever else it names to the
-            cotangent of that input (for `*xs`: a sequence of them). The engine sums it over broadcast axes, casts it to
+            cotangent of that input (for `*xs`: a sequence of them). Of several outputs, `g` is a tuple of cotangents,
+            None for an output that nobody used. The engine sums what a rule returns over broadcast axes, casts it to
             the input's dtype and adds it up. An input without a rule is a constant.
         fused: for some inputs a faster form of the rule, of the same parameters, for arrays alone; with the same bits.
         kernels: machine code for the forward ('y') or the rule of an input: a function of the same parameters with the
@@ -279,14 +281,16 @@ def _taken_apart(args: tuple[Any, ...]) -> tuple[Any, int, tuple[Any, ...], tupl
 
 
 class Outputs(tuple):
-    """The arrays that an operation of several outputs made; a hidden value holds them, and `pick` takes one out."""
+    """The arrays that an operation of several outputs made, or their cotangents, of which some may be missing (None);
+    a hidden value holds them, and `pick` takes one out."""
 
     dtype = None
     shape = property(lambda self: tuple(map(like, self)))
 
     def setflags(self, write: bool) -> None:
         for array in self:
-            array.setflags(write)
+            if array is not None:
+                array.setflags(write)
 
 
 def _as_arrays(y: Any) -> Any:
@@ -307,12 +311,11 @@ class Part(NamedTuple):
 
 
 def _merge_outputs(parts: list[Any], node: Any) -> tuple[Any, ...]:
-    """The cotangents of several outputs, zero for those that nobody used."""
-    by_output: dict[int, Any] = {}
+    """The cotangents of several outputs, None for those that nobody used."""
+    gs: list[Any] = [None] * len(node.shape)
     for part in parts:  # an output has two where a recorded rule asked for it, too
-        g = by_output.get(part.key)
-        by_output[part.key] = part.g if g is None else g + part.g
-    return Outputs(by_output[i] if i in by_output else np.zeros(*like) for i, like in enumerate(node.shape))
+        gs[part.key] = part.g if gs[part.key] is None else gs[part.key] + part.g
+    return Outputs(gs)
 
 
 _pull_output = {"outputs": lambda g, i: Part(g, i, _merge_outputs)}

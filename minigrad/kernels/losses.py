@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import fsum
 from typing import Any
 
@@ -28,6 +29,15 @@ def _fits(*xs: Any) -> bool:
         and first.dtype in REALS
         and all(type(x) is np.ndarray and x.dtype is first.dtype and x.shape == first.shape for x in xs)
     )
+
+
+def _total(sums: Sequence[float], scale: float, dtype: np.dtype[Any]) -> np.ndarray:
+    """scale·Σ sums, of the chunks, as an array."""
+    try:
+        total = fsum(sums)
+    except (OverflowError, ValueError):  # with ∞ or beyond it, which fsum refuses
+        total = sum(sums)
+    return np.asarray(total * scale, dtype)
 
 
 def _elementwise(kernel: Kernel, *xs: Any) -> Any:
@@ -66,13 +76,12 @@ def gaussian_kl(mean: np.ndarray, log_variance: np.ndarray) -> Any:
 
 
 def bce_with_logits_and_slope(z: np.ndarray, t: np.ndarray, scale: float = 1.0) -> Any:
-    """scale·Σ bce_with_logits(z, t), a float, and its derivative by z, in one pass; for the mean, scale = 1/z.size.
+    """scale·Σ bce_with_logits(z, t) and its derivative by z, in one pass; for the mean, scale = 1/z.size.
 
     Example:
         >>> import numpy as np
-        >>> loss, slope = bce_with_logits_and_slope(np.array([0.0]), np.array([1.0]))
-        >>> round(loss, 12), slope
-        (0.69314718056, array([-0.5]))
+        >>> bce_with_logits_and_slope(np.array([0.0]), np.array([1.0]))
+        (array(0.69314718), array([-0.5]))
     """
     if not _fits(z, t):
         return NotImplemented
@@ -80,7 +89,7 @@ def bce_with_logits_and_slope(z: np.ndarray, t: np.ndarray, scale: float = 1.0) 
     chunks = -(-z.size // WORK)
     sums = np.empty(chunks, z.dtype)
     _bce_and_slope[z.dtype](flat(z, slope), flat(t, slope), slope, sums, scale, z.size, WORK, chunks)
-    return fsum(sums.tolist()) * scale, slope
+    return _total(sums.tolist(), scale, z.dtype), slope
 
 
 def _classes(z: Any, labels: Any) -> tuple[np.ndarray, np.ndarray] | None:
@@ -128,7 +137,7 @@ def cross_entropy_vjp(g: np.ndarray, z: np.ndarray, labels: np.ndarray) -> Any:
     given = _classes(z, labels)
     if given is None or type(g) is not np.ndarray or g.dtype is not z.dtype or g.shape != labels.shape:
         return NotImplemented
-    if z.shape[-1] == 1:  # then the rule gives 0 also where z is not finite
+    if z.shape[-1] == 1:  # then the slope is 0 also where z is not finite
         return NotImplemented
     z, labels = given
     z_bar = np.empty(z.shape, z.dtype)
@@ -137,19 +146,18 @@ def cross_entropy_vjp(g: np.ndarray, z: np.ndarray, labels: np.ndarray) -> Any:
 
 
 def cross_entropy_and_slope(z: np.ndarray, labels: np.ndarray, scale: float = 1.0) -> Any:
-    """scale·Σ cross_entropy(z, labels), a float, and its derivative by z, in one pass.
+    """scale·Σ cross_entropy(z, labels) and its derivative by z, in one pass.
 
     Example:
         >>> import numpy as np
-        >>> loss, slope = cross_entropy_and_slope(np.zeros((1, 2)), np.array([1]))
-        >>> round(loss, 12), slope
-        (0.69314718056, array([[ 0.5, -0.5]]))
+        >>> cross_entropy_and_slope(np.zeros((1, 2)), np.array([1]))
+        (array(0.69314718), array([[ 0.5, -0.5]]))
     """
     given = _classes(z, labels)
-    if given is None:
+    if given is None or z.shape[-1] == 1:  # then the slope is 0 also where z is not finite
         return NotImplemented
     z, labels = given
     outer, n, per_chunk, chunks = _rows(z)
     slope, losses = np.empty(z.shape, z.dtype), np.empty(outer + chunks, z.dtype)  # at the end the sums of chunks
     _cross_entropy[z.dtype](z, labels, losses, losses, slope, scale, outer, n, per_chunk, chunks)
-    return fsum(map(losses.item, range(outer, outer + chunks))) * scale, slope
+    return _total([losses.item(i) for i in range(outer, outer + chunks)], scale, z.dtype), slope

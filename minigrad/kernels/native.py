@@ -36,7 +36,8 @@ REALS = {np.dtype(np.float32): "float32", np.dtype(np.float64): "float64"}
 class Source:
     """A Numba function, and its arguments: 'real*', 'int64*', 'uint8*' (arrays), 'real', 'int' (numbers), in a row.
 
-    Of an 'array' it gets not the data but the whole struct of NumPy, as words of 8 bytes.
+    Of an 'array' it gets not the data but the whole struct of NumPy, as words of 8 bytes. 'real**' is a tuple of
+    arrays, of which `code.entry.data_of` gives one.
 
     After these the function gets the number of the chunk that it is to do, from 0.
     """
@@ -103,7 +104,9 @@ def object_code(symbol: str, source: Source, real: str) -> bytes:
     kinds = source.arguments.split()
     scalars = {"real": getattr(types, real), "int": types.int64, "int64": types.int64, "uint8": types.uint8}
     scalars["array"] = types.CPointer(types.int64)
-    typed = [types.CPointer(scalars[k[:-1]]) if k.endswith("*") else scalars[k] for k in kinds]
+    typed = [scalars[k.rstrip("*")] for k in kinds]
+    for star in ("*", "**"):
+        typed = [types.CPointer(t) if k.endswith(star) else t for k, t in zip(kinds, typed, strict=True)]
     with compiler_lock.global_compiler_lock:
         function = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(source.function)
         function.compile((*typed, types.int64))

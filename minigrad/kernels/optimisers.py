@@ -1,11 +1,13 @@
-"""Updates of parameters in one pass: the kernels of the operations in `minigrad.optim`, with the same bits as NumPy.
+"""Updates of all parameters in one pass: the kernels of the operations in `minigrad.optim`, with the bits of NumPy.
 
-Each takes a parameter, its gradient and what the optimiser remembers of it, and returns new arrays.
+Each takes the learning rate, and then arrays: all parameters, their gradients, and what the optimiser remembers of
+them, in the same order. It returns new arrays, all parameters and all that is remembered.
 """
 
 from __future__ import annotations
 
-from math import sqrt
+from functools import lru_cache
+from math import prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -18,95 +20,90 @@ _sgd, _momentum, _adam = Kernel("optimisers", "sgd"), Kernel("optimisers", "mome
 PER_CHUNK = 1 << 15  # elements: about 10 to 40 µs
 
 
-def _flat(*arrays: Any) -> tuple[np.ndarray, ...] | None:
-    """The arrays in C order, or None if they are not arrays of one shape and one dtype that kernels know."""
-    p = arrays[0]
-    if type(p) is not np.ndarray or p.dtype not in REALS:
-        return None
-    dtype, shape, layout = p.dtype, p.shape, IN_ORDER
+def _updated(kernel: Kernel, kinds: int, arrays: tuple[Any, ...], *numbers: float) -> Any:
+    """What a kernel makes of arrays of so many kinds, parameters, gradients and others, given its numbers.
+
+    NotImplemented unless they are arrays of one dtype that kernels know, of the same shapes in each kind.
+    """
+    dtype, layout, shapes = getattr(arrays[0], "dtype", None), IN_ORDER, []
     for x in arrays:
-        if type(x) is not np.ndarray or x.dtype is not dtype or x.shape != shape:
-            return None
+        if type(x) is not np.ndarray or x.dtype is not dtype:
+            return NotImplemented
         layout &= x.flags.num
-    return arrays if layout == IN_ORDER else tuple(map(in_order, arrays))
+        shapes.append(x.shape)
+    plan = _planned(kinds, tuple(shapes))
+    if plan is None or dtype not in REALS:
+        return NotImplemented
+    count, begins, chunks = plan
+    if layout != IN_ORDER:
+        arrays = tuple(map(in_order, arrays))
+    new = tuple([np.empty(shape, dtype) for shape in shapes[count:]])
+    kernel[dtype](arrays, new, begins, count, *numbers, PER_CHUNK, chunks)
+    return new
 
 
-def sgd(p: np.ndarray, g: np.ndarray, rate: Any, *, weight_decay: float) -> Any:
-    """p - rate·(g + weight_decay·p).
+@lru_cache(maxsize=256)
+def _planned(kinds: int, shapes: tuple[tuple[int, ...], ...]) -> tuple[int, np.ndarray, int] | None:
+    """How many parameters there are; where they begin, one after the other, and where the last ends; how many chunks.
+
+    None if the shapes are not the same in each kind.
+    """
+    count = len(shapes) // kinds
+    if shapes != shapes[:count] * kinds:
+        return None
+    begins = np.cumsum([0, *map(prod, shapes[:count])], dtype=np.int64)
+    return count, begins, -(-int(begins[-1]) // PER_CHUNK)
+
+
+def sgd(rate: Any, *arrays: np.ndarray, weight_decay: float) -> Any:
+    """p - rate·(g + weight_decay·p) for each p.
+
+    Args:
+        rate: (), the learning rate.
+        arrays: of any shapes: all p, then all g.
 
     Example:
         >>> import numpy as np
-        >>> sgd(np.array([1.0, 2.0]), np.array([2.0, -4.0]), np.array(0.25), weight_decay=0.0)
-        array([0.5, 3. ])
+        >>> sgd(np.array(0.25), np.array([1.0, 2.0]), np.array([2.0, -4.0]), weight_decay=0.0)
+        (array([0.5, 3. ]),)
     """
-    flat = _flat(p, g)
-    if flat is None:
-        return NotImplemented
-    p, g = flat
-    new_p = np.empty(p.shape, p.dtype)
-    _sgd[p.dtype](p, g, new_p, float(rate), weight_decay, p.size, PER_CHUNK, -(-p.size // PER_CHUNK))
-    return new_p
+    return _updated(_sgd, 2, arrays, float(rate), weight_decay)
 
 
-def momentum(
-    p: np.ndarray, g: np.ndarray, v: np.ndarray, rate: Any, *, momentum: float, nesterov: bool, weight_decay: float
-) -> Any:
-    """(p, v) after v ← momentum·v + g and p ← p - rate·v, with weight_decay·p added to g.
+def momentum(rate: Any, *arrays: np.ndarray, momentum: float, nesterov: bool, weight_decay: float) -> Any:
+    """All p, then all v, after v ← momentum·v + g and p ← p - rate·v, with weight_decay·p added to g.
 
     With Nesterov's momentum p ← p - rate·(g + momentum·v).
+
+    Args:
+        rate: (), the learning rate.
+        arrays: of any shapes: all p, then all g, then all v.
 
     Example:
         >>> import numpy as np
         >>> p, g, v = np.array([1.0]), np.array([2.0]), np.array([4.0])
-        >>> momentum(p, g, v, np.array(0.25), momentum=0.5, nesterov=False, weight_decay=0.0)
+        >>> momentum(np.array(0.25), p, g, v, momentum=0.5, nesterov=False, weight_decay=0.0)
         (array([0.]), array([4.]))
     """
-    flat = _flat(p, g, v)
-    if flat is None:
-        return NotImplemented
-    p, g, v = flat
-    new_p, new_v = np.empty(p.shape, p.dtype), np.empty(p.shape, p.dtype)
-    chunks = -(-p.size // PER_CHUNK)
-    _momentum[p.dtype](
-        p, g, v, new_p, new_v, float(rate), momentum, int(nesterov), weight_decay, p.size, PER_CHUNK, chunks
-    )
-    return new_p, new_v
+    return _updated(_momentum, 3, arrays, float(rate), momentum, int(nesterov), weight_decay)
 
 
-def adam(
-    p: np.ndarray,
-    g: np.ndarray,
-    m: np.ndarray,
-    v: np.ndarray,
-    rate: Any,
-    step: Any,
-    *,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-) -> Any:
-    """(p, m, v) after step number `step`, from 1, of Adam: see `minigrad.optim.Adam`.
+def adam(rate: Any, step: Any, *arrays: np.ndarray, betas: tuple[float, float], eps: float, weight_decay: float) -> Any:
+    """All p, then all m, then all v, after step number `step`, from 1, of Adam: see `minigrad.optim.Adam`.
+
+    Args:
+        rate, step: (), the learning rate and the number.
+        arrays: of any shapes: all p, then all g, all m, all v.
 
     Example:
         >>> import numpy as np
         >>> p, g, m, v = np.array([1.0]), np.array([2.0]), np.array([0.0]), np.array([0.0])
-        >>> adam(p, g, m, v, np.array(0.25), np.array(1.0), betas=(0.5, 0.75), eps=1e-8, weight_decay=0.0)
+        >>> adam(np.array(0.25), np.array(1.0), p, g, m, v, betas=(0.5, 0.75), eps=1e-8, weight_decay=0.0)
         (array([0.75]), array([1.]), array([1.]))
     """
-    flat = _flat(p, g, m, v)
-    if flat is None:
-        return NotImplemented
-    p, g, m, v = flat
-    size, floor, shrink = adam_sizes(rate, step, betas=betas, eps=eps, weight_decay=weight_decay)
+    sizes = adam_sizes(rate, step, betas=betas, eps=eps, weight_decay=weight_decay)
     beta1, beta2 = betas
-    new_p, new_m, new_v = np.empty(p.shape, p.dtype), np.empty(p.shape, p.dtype), np.empty(p.shape, p.dtype)
-    n, chunks = p.size, -(-p.size // PER_CHUNK)
-    kernel = _adam[p.dtype]
-    kernel(
-        p, g, m, v, new_p, new_m, new_v,
-        beta1, 1.0 - beta1, beta2, 1.0 - beta2, size, floor, shrink, n, PER_CHUNK, chunks,
-    )  # fmt: skip
-    return new_p, new_m, new_v
+    return _updated(_adam, 4, arrays, beta1, 1.0 - beta1, beta2, 1.0 - beta2, *sizes)
 
 
 def adam_sizes(

@@ -17,7 +17,8 @@ from minigrad.kernels.native import REALS, Kernel
 _softmax, _softmax_vjp = Kernel("reductions", "softmax"), Kernel("reductions", "softmax_vjp")
 _log_softmax, _log_softmax_vjp = Kernel("reductions", "log_softmax"), Kernel("reductions", "log_softmax_vjp")
 _standardise, _standardise_vjp = Kernel("reductions", "standardise"), Kernel("reductions", "standardise_vjp")
-_logsumexp, _moments = Kernel("reductions", "logsumexp"), Kernel("reductions", "moments")
+_moments, _moments_columns = Kernel("reductions", "moments"), Kernel("reductions", "moments_columns")
+_logsumexp = Kernel("reductions", "logsumexp")
 
 BLOCK = 1 << 15  # numbers in a task: some 2 to 10 µs of sums, which partial results don't outweigh
 WORK = 1 << 13  # numbers of which the exponentials are a chunk: some 5 to 20 µs
@@ -103,6 +104,14 @@ amax = _Reduction("max", None)
 amin = _Reduction("min", None)
 
 
+def _last(axes: tuple[int, ...], x: np.ndarray) -> np.ndarray:
+    """x with these axes last, in order."""
+    ndim = x.ndim
+    if axes != tuple(range(ndim - len(axes), ndim)):
+        x = x.transpose([i for i in range(ndim) if i not in axes] + list(axes))
+    return in_order(x)
+
+
 def _rows(axes: tuple[int, ...], *xs: Any) -> tuple[Any, ...] | None:
     """Arrays of one shape with these axes last, in order; or None if they are no such arrays, or empty."""
     first = xs[0]
@@ -111,11 +120,7 @@ def _rows(axes: tuple[int, ...], *xs: Any) -> tuple[Any, ...] | None:
             return None
     if first.dtype not in REALS or first.size == 0:
         return None
-    ndim = first.ndim
-    if axes != tuple(range(ndim - len(axes), ndim)):
-        order = [i for i in range(ndim) if i not in axes] + list(axes)
-        xs = tuple(x.transpose(order) for x in xs)
-    return tuple(map(in_order, xs))
+    return tuple(_last(axes, x) for x in xs)
 
 
 def _along(kernel: Kernel, axes: tuple[int, ...], *xs: Any, scratch: int = 0, numbers: tuple[float, ...] = ()) -> Any:
@@ -183,22 +188,25 @@ def logsumexp(x: np.ndarray, *, axis: tuple[int, ...], keepdims: bool) -> Any:
 
 
 def moments(x: np.ndarray, axis: tuple[int, ...], keepdims: bool = False) -> Any:
-    """Mean and variance over axes, the variance from the deviations themselves; each row is read from memory once.
+    """Mean and variance over axes, the variance from the deviations themselves; x is read from memory once.
 
     Example:
         >>> import numpy as np
         >>> moments(np.array([[1.0, 3.0], [10.0, 10.0]]), (1,))
         (array([ 2., 10.]), array([1., 0.]))
     """
-    rows = _rows(axis, x)
-    if rows is None:
+    if type(x) is not np.ndarray or x.dtype not in REALS or x.size == 0:
         return NotImplemented
-    (rows,) = rows
     shape = [1 if i in axis else n for i, n in enumerate(x.shape) if keepdims or i not in axis]
-    n = prod(x.shape[i] for i in axis)
-    outer, per_chunk = x.size // n, -(-WORK // n)
     mean, variance = np.empty(shape, x.dtype), np.empty(shape, x.dtype)
-    _moments[x.dtype](rows, mean, variance, outer, n, per_chunk, -(-outer // per_chunk))
+    n = prod([x.shape[i] for i in axis])
+    others = x.size // n
+    if others > 1 and axis == tuple(range(len(axis))) and x.flags.num & IN_ORDER == IN_ORDER:
+        piece = max(64, -(-WORK // n))
+        _moments_columns[x.dtype](x, mean, variance, n, others, piece, -(-others // piece))
+        return mean, variance
+    per_chunk = -(-WORK // n)
+    _moments[x.dtype](_last(axis, x), mean, variance, others, n, per_chunk, -(-others // per_chunk))
     return mean, variance
 
 

@@ -12,7 +12,7 @@ from minigrad.core.mode import no_grad
 from minigrad.nn.module import Module
 from minigrad.ops.elementwise import sqrt
 from minigrad.ops.manipulation import reshape
-from minigrad.ops.reduction import mean, standardise, var
+from minigrad.ops.reduction import moments, standardise
 from minigrad.tensor import Tensor
 
 __all__ = ["BatchNorm", "LayerNorm"]
@@ -130,8 +130,10 @@ class BatchNorm(Module):
                     "call eval() to use the running averages"
                 )
             y = standardise(x, axes, self.eps)
+            count = x.size // n
             with no_grad():
-                self._update(mean(x, axes), var(x, axes, correction=1))
+                mean, variance = moments(x, axes)
+                self._update(mean, variance * (count / (count - 1)))
         else:
             deviation = sqrt(self.running_variance + self.eps)
             y = (x - reshape(self.running_mean, along)) / reshape(deviation, along)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,25 @@ from minigrad.kernels import losses as kernels
 from minigrad.ops.activation import sigmoid
 from minigrad.ops.elementwise import equal, expm1, square, subtract, where
 from minigrad.ops.manipulation import expand_dims
-from minigrad.ops.reduction import mean, softmax
+from minigrad.ops.reduction import mean, over_outputs, softmax, softmax_vjp
 from minigrad.ops.reduction import sum as sum_
 
-REDUCTIONS = ("mean", "sum", "none")
+REDUCTIONS = {"mean": mean, "sum": sum_, "none": lambda x: x}
 
 
-def _reduce(x: Any, reduction: str, what: str) -> Any:
+def _reduction(reduction: str, what: str) -> Callable[[Any], Any]:
     if reduction not in REDUCTIONS:
         raise ValueError(f"{what}: reduction is one of {', '.join(REDUCTIONS)}, not {reduction!r}")
-    return mean(x) if reduction == "mean" else sum_(x) if reduction == "sum" else x
+    return REDUCTIONS[reduction]
+
+
+def _reduced(each: Op, total: Op, z: Any, t: Any, reduction: str) -> Any:
+    """The loss of each prediction z with its target t, or their mean or sum, for which there is an Op of one pass."""
+    reduced, count = _reduction(reduction, each.name), raw(t).size  # labels of classes are as many as the losses
+    if reduction == "none" or count == 0:
+        return reduced(each(z, t))
+    loss, _ = total(z, t, scale=1 / count if reduction == "mean" else 1.0)
+    return loss
 
 
 def _same_shape(what: str, a: Any, b: Any) -> None:
@@ -43,7 +53,7 @@ def mse(prediction: Any, target: Any, reduction: str = "mean") -> Any:
         2.5
     """
     _same_shape("mse", prediction, target)
-    return _reduce(square(subtract(prediction, target)), reduction, "mse")
+    return _reduction(reduction, "mse")(square(subtract(prediction, target)))
 
 
 _bce_with_logits = Op(
@@ -54,6 +64,27 @@ _bce_with_logits = Op(
     kernels={"y": (kernels.bce_with_logits, 0), "z": (kernels.bce_with_logits_vjp, 0)},
     kind="elementwise",
     formula="y = softplus(z) - z·t,  z̄ = ȳ·((1 - t)·σ(z) - t·σ(-z)),  t̄ = -ȳ·z",
+)
+
+
+def _bce_with_logits_and_slope_forward(z: np.ndarray, t: np.ndarray, *, scale: float) -> tuple[Any, Any]:
+    z = np.asarray(z, np.result_type(z, t, 0.0))
+    return np.add.reduce(_bce_with_logits(z, t), None) * scale, scale * ((1.0 - t) * sigmoid(z) - t * sigmoid(-z))
+
+
+_bce_with_logits_and_slope = Op(
+    "bce_with_logits_and_slope",
+    _bce_with_logits_and_slope_forward,
+    vjp={
+        "z": lambda g, y, z, scale: over_outputs(
+            g, lambda of_loss: of_loss * y[1], lambda of_slope: of_slope * (scale * (sigmoid(z) * sigmoid(-z)))
+        ),
+        "t": lambda g, z, scale: over_outputs(
+            g, lambda of_loss: of_loss * (-scale * z), lambda of_slope: -scale * of_slope
+        ),
+    },
+    kernels={"y": (kernels.bce_with_logits_and_slope, 0)},
+    formula="L = scale·Σ bce_with_logits(z, t),  L' = ∂L/∂z,  z̄ = L̄·L' + L̄'·scale·σ(z)·σ(-z),  t̄ = -scale·(L̄·z + L̄')",
 )
 
 
@@ -72,7 +103,7 @@ def bce_with_logits(logits: Any, target: Any, reduction: str = "mean") -> Any:
     _same_shape("bce_with_logits", logits, target)
     if raw(target).dtype == np.float32 and raw(logits).dtype == np.float64:
         target = cast(target, dtype=np.dtype(np.float64))  # or the rule would round 1 - t to float32
-    return _reduce(_bce_with_logits(logits, target), reduction, "bce_with_logits")
+    return _reduced(_bce_with_logits, _bce_with_logits_and_slope, logits, target, reduction)
 
 
 def _cross_entropy_forward(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -102,6 +133,27 @@ _cross_entropy = Op(
 )
 
 
+def _cross_entropy_and_slope_forward(z: np.ndarray, labels: np.ndarray, *, scale: float) -> tuple[Any, Any]:
+    losses = _cross_entropy(z, labels)
+    return np.add.reduce(losses, None) * scale, _cross_entropy_vjp(np.full_like(losses, scale), z, labels)
+
+
+def _cross_entropy_and_slope_vjp(g: Any, y: Any, z: Any, scale: float) -> Any:
+    last = raw(z).ndim - 1
+    return over_outputs(
+        g, lambda of_loss: of_loss * y[1], lambda of_slope: softmax_vjp(scale * of_slope, softmax(z, last), last)
+    )
+
+
+_cross_entropy_and_slope = Op(
+    "cross_entropy_and_slope",
+    _cross_entropy_and_slope_forward,
+    vjp={"z": _cross_entropy_and_slope_vjp},
+    kernels={"y": (kernels.cross_entropy_and_slope, 0)},
+    formula="L = scale·Σ cross_entropy(z, labels),  L' = ∂L/∂z,  z̄ = L̄·L' + scale·(softmax's rule for L̄')",
+)
+
+
 def cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Any:
     """Cross-entropy -log softmax(logits)[label] in nats.
 
@@ -126,7 +178,7 @@ def cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Any:
         raise ValueError(f"cross_entropy: expected logits (..., classes) and labels (...), got {z.shape} and {t.shape}")
     if t.size and not (t.min() >= 0 and t.max() < z.shape[-1]):
         raise ValueError(f"cross_entropy: labels must lie in [0, {z.shape[-1]}), got {t.min()} to {t.max()}")
-    return _reduce(_cross_entropy(logits, labels), reduction, "cross_entropy")
+    return _reduced(_cross_entropy, _cross_entropy_and_slope, logits, labels, reduction)
 
 
 def _gaussian_kl_forward(m: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -194,10 +194,19 @@ _concat = Op(
     formula="y = the xs one after the other along axis,  each x̄ = its piece of ȳ",
 )
 
+
+def _split_vjp(g: Any, like_x: Any, axis: int, at: tuple[int, ...]) -> Any:
+    """The cotangents one after the other, zeros for pieces that nobody used."""
+    ends = pairwise((0, *at, like_x.shape[axis]))
+    shapes = [(*like_x.shape[:axis], end - start, *like_x.shape[axis + 1 :]) for start, end in ends]
+    pieces = [np.zeros(s, like_x.dtype) if c is None else c for c, s in zip(g, shapes, strict=True)]
+    return _concat(*pieces, axis=axis)
+
+
 _split = Op(
     "split",
     lambda x, *, axis, at: tuple(np.split(x, at, axis)),
-    vjp={"x": lambda g, axis: _concat(*g, axis=axis)},
+    vjp={"x": _split_vjp},
     kind="linear",
     formula="the ys = x cut along axis,  x̄ = the ȳs one after the other",
 )

@@ -5,12 +5,14 @@ The public functions turn `axis` into a tuple of non-negative axes; the primitiv
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from minigrad.core.adjoint import cast
+from minigrad.core.adjoint import add, cast
 from minigrad.core.op import Op
 from minigrad.core.value import Value, raw
 from minigrad.kernels import reductions as kernels
@@ -143,6 +145,57 @@ def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     return divide(sum(x, axes, keepdims), count)
 
 
+def over_outputs(g: tuple[Any, ...], *pulls: Callable[[Any], Any]) -> Any:
+    """What a rule of several outputs returns: the sum of what each pull makes of its output's cotangent, if there is
+    one."""
+    return reduce(add, [pull(c) for c, pull in zip(g, pulls, strict=True) if c is not None])
+
+
+def _moments_forward(x: np.ndarray, *, axis: tuple[int, ...], keepdims: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The variance from the deviations themselves, since the difference of Σx²/n and mean² may cancel."""
+    mean = np.mean(x, axis=axis, keepdims=True)
+    centred = x - mean
+    variance = np.mean(centred * centred, axis=axis, keepdims=keepdims)
+    return mean if keepdims else np.squeeze(mean, axis), variance
+
+
+def _moments_vjp(g: Any, x: Any, y: Any, axis: tuple[int, ...]) -> Any:
+    shape, n = raw(x).shape, _count(x, axis)
+    return over_outputs(
+        g,
+        lambda of_mean: _unreduce(of_mean / n, shape=shape, axis=axis),
+        lambda of_variance: _restored(of_variance * (2 / n), shape, axis) * (x - _restored(y[0], shape, axis)),
+    )
+
+
+_moments = Op(
+    "moments",
+    _moments_forward,
+    vjp={"x": _moments_vjp},
+    kernels={"y": (kernels.moments, 1)},
+    formula="μ = Σ x/n over axis,  σ² = Σ (x - μ)²/n,  x̄ = (ȳ of μ + 2·(ȳ of σ²)·(x - μ))/n",
+)
+
+
+def moments(x: Any, axis: Axis = None, keepdims: bool = False) -> tuple[Any, Any]:
+    """Mean, and mean square of the deviations from it, over axes (None: all of them), in one pass.
+
+    Raises:
+        ValueError: an axis of length 0 has no mean.
+
+    Example:
+        >>> import minigrad as mg
+        >>> mean, variance = mg.moments(mg.Tensor([[1.0, 3.0], [5.0, 5.0]]), axis=1)
+        >>> mean.data, variance.data
+        (array([2., 5.]), array([1., 0.]))
+    """
+    axes = _axes(x, axis)
+    if _count(x, axes) == 0:
+        raise ValueError(f"moments: expected at least one element along axis {axis}, got shape {raw(x).shape}")
+    mean, variance = _moments(x, axis=axes, keepdims=keepdims)
+    return mean, variance
+
+
 def var(x: Any, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Any:
     """Variance over axes: the sum of squared deviations from the mean, divided by count - correction.
 
@@ -150,10 +203,11 @@ def var(x: Any, axis: Axis = None, correction: float = 0, keepdims: bool = False
         ValueError: count - correction is not positive.
     """
     axes = _axes(x, axis)
-    freedom = _count(x, axes) - correction
-    if freedom <= 0:
+    count = _count(x, axes)
+    if count == 0 or count <= correction:
         raise ValueError(f"var: expected more than {correction} elements along axis {axis}, got shape {raw(x).shape}")
-    return divide(sum(square(subtract(x, mean(x, axes, keepdims=True))), axes, keepdims), freedom)
+    _, variance = _moments(x, axis=axes, keepdims=keepdims)
+    return multiply(variance, count / (count - correction)) if correction else variance
 
 
 def _standardise_forward(x: np.ndarray, *, axis: tuple[int, ...], eps: float) -> np.ndarray:
@@ -314,10 +368,15 @@ def _log_softmax_pull(g: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
     return _balanced_array(g - np.exp(y) * np.sum(g, axis=axis, keepdims=True), y, axis)
 
 
+def softmax_vjp(g: Any, y: Any, axis: int) -> Any:
+    """y·(g - Σ g·y) along an axis, y = softmax(x)."""
+    return _balanced(y * (g - sum(g * y, axis, keepdims=True)), y, axis)
+
+
 _softmax = Op(
     "softmax",
     _softmax_forward,
-    vjp={"x": lambda g, y, axis: _balanced(y * (g - sum(g * y, axis, keepdims=True)), y, axis)},
+    vjp={"x": softmax_vjp},
     fused={"x": _softmax_pull},
     kernels={"y": (kernels.softmax, 1), "x": (kernels.softmax_vjp, 1)},
     formula="y = exp x / Σ exp x,  x̄ = y·(ȳ - Σ ȳ·y)",
@@ -417,6 +476,7 @@ __all__ = [
     "max",
     "mean",
     "min",
+    "moments",
     "norm",
     "prod",
     "softmax",

@@ -1,20 +1,23 @@
 """Optimisers of first order: SGD with momentum, and Adam.
 
 All that an optimiser remembers (moments, the number of steps, the learning rate) is tensors in the tree `state`, and a
-step is operations alone, one for each parameter, which end in `assign`. So a tape of a step can be replayed, a
-compiled step freezes nothing, and `state` is saved and loaded like a module. Scalars are computed in float64, where
-1 - βᵗ keeps its digits, and rounded to the dtype of each parameter.
+step is operations alone: one that computes the new values of all parameters, then `assign` for each. So a tape of a
+step can be replayed, a compiled step freezes nothing, and `state` is saved and loaded like a module. Scalars are
+computed in float64, where 1 - βᵗ keeps its digits, and rounded to the dtype of each parameter.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from minigrad import trees
-from minigrad.core.mode import changed
+from minigrad.arrays import describe
+from minigrad.core.adjoint import assign
 from minigrad.core.op import Op
 from minigrad.kernels import optimisers as kernels
 from minigrad.tensor import Tensor
@@ -52,7 +55,7 @@ def parameters_of(params: Any) -> dict[str, Tensor]:
 
 
 class Optimizer:
-    """Base of optimisers: holds `parameters`, a dict, and `state`, a tree of tensors; a subclass defines `_update`.
+    """Base of optimisers: holds `parameters`, a dict, and `state`, a tree of tensors; a subclass defines `_operation`.
 
     Args:
         params: a module, or a tree of tensors that require a gradient.
@@ -64,6 +67,7 @@ class Optimizer:
         if not (0 < lr < math.inf):
             raise ValueError(f"{type(self).__name__}: the learning rate is a positive number, not {lr}")
         self.state: dict[str, Any] = {"learning_rate": Tensor(lr, np.float64)}
+        self.moments: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.parameters)} parameters, lr={self.learning_rate.item():g})"
@@ -102,50 +106,77 @@ class Optimizer:
         Raises:
             RuntimeError: no parameter has a gradient.
         """
-        params = {name: p for name, p in self.parameters.items() if p.grad is not None}
-        if not params:
+        by_dtype: dict[np.dtype[Any], dict[str, Tensor]] = {}
+        for name, p in self.parameters.items():
+            if p.grad is not None:
+                by_dtype.setdefault(p.dtype, {})[name] = p
+        if not by_dtype:
             raise RuntimeError(f"{type(self).__name__}: no parameter has a gradient: call backward() before step()")
-        with changed(grad=False):
-            self._update(params)
+        operation = self._operation()
+        for params in by_dtype.values():
+            moments = [self.state[moment][name] for moment in self.moments for name in params]
+            new = operation(*params.values(), *[p.grad for p in params.values()], *moments)
+            # not Tensor.assign, which would check again what the operation has checked: shapes and dtypes
+            for tensor, value in zip([*params.values(), *moments], new, strict=True):
+                tensor.become_leaf(assign(tensor, value).array, tensor.requires_grad)
 
-    def _update(self, params: dict[str, Tensor]) -> None:
-        raise NotImplementedError(f"{type(self).__name__} does not define _update")
+    def _operation(self) -> Callable[..., tuple[Tensor, ...]]:
+        """What this step computes: from all p, all g and all of each moment to all p and all of each moment, new."""
+        raise NotImplementedError(f"{type(self).__name__} does not define _operation")
 
-    def _zeros(self) -> dict[str, Tensor]:
-        """A tensor of zeros like every parameter: a moment before the first step."""
-        return {name: Tensor(np.zeros(p.shape, p.dtype)) for name, p in self.parameters.items()}
+    def _remember(self, *moments: str) -> None:
+        """From now on a step changes these, too: in `state` each is a tensor for every parameter, at first 0."""
+        for moment in moments:
+            self.state[moment] = {name: Tensor(np.zeros(p.shape, p.dtype)) for name, p in self.parameters.items()}
+        self.moments = moments
 
 
-def _sgd_forward(p: np.ndarray, g: np.ndarray, rate: np.ndarray, *, weight_decay: float) -> np.ndarray:
-    return p - rate.astype(p.dtype) * (g + weight_decay * p if weight_decay else g)
+def _for_each(
+    update: Callable[..., tuple[np.ndarray, ...]], kinds: int, arrays: tuple[np.ndarray, ...]
+) -> tuple[np.ndarray, ...]:
+    """What update(p, g, ...) makes of each parameter; in arrays and results all of a kind come before the next kind.
+
+    Raises:
+        ValueError: what belongs to a parameter has not its shape and dtype.
+    """
+    count, new = len(arrays) // kinds, []
+    for i in range(count):
+        of_one = arrays[i::count]
+        if len({(x.shape, x.dtype) for x in of_one}) > 1:
+            raise ValueError(f"expected one shape and dtype for all of parameter {i}, got {describe(of_one)}")
+        new.append(update(*of_one))
+    return tuple(x for kind in zip(*new, strict=True) for x in kind)
+
+
+def _sgd_forward(rate: np.ndarray, *arrays: np.ndarray, weight_decay: float) -> tuple[np.ndarray, ...]:
+    def update(p: np.ndarray, g: np.ndarray) -> tuple[np.ndarray]:
+        return (p - rate.astype(p.dtype) * (g + weight_decay * p if weight_decay else g),)
+
+    return _for_each(update, 2, arrays)
 
 
 def _momentum_forward(
-    p: np.ndarray,
-    g: np.ndarray,
-    v: np.ndarray,
-    rate: np.ndarray,
-    *,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    g = g + weight_decay * p if weight_decay else g
-    v = momentum * v + g
-    return p - rate.astype(p.dtype) * (g + momentum * v if nesterov else v), v
+    rate: np.ndarray, *arrays: np.ndarray, momentum: float, nesterov: bool, weight_decay: float
+) -> tuple[np.ndarray, ...]:
+    def update(p: np.ndarray, g: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        g = g + weight_decay * p if weight_decay else g
+        v = momentum * v + g
+        return p - rate.astype(p.dtype) * (g + momentum * v if nesterov else v), v
+
+    return _for_each(update, 3, arrays)
 
 
 _sgd = Op(
     "sgd",
     _sgd_forward,
-    kernels={"y": (kernels.sgd, 2048)},  # below, NumPy's two or three calls are faster, by a tenth of a microsecond
-    formula="y = p - rate·(g + λ·p)",
+    kernels={"y": (kernels.sgd, 0)},
+    formula="of each (p, g):  p' = p - rate·(g + λ·p)",
 )
 _momentum = Op(
     "momentum",
     _momentum_forward,
     kernels={"y": (kernels.momentum, 0)},
-    formula="(p', v'),  v' = μ·v + g + λ·p,  p' = p - rate·v', or with Nesterov p - rate·(g + λ·p + μ·v')",
+    formula="of each (p, g, v):  v' = μ·v + g + λ·p,  p' = p - rate·v', or with Nesterov p - rate·(g + λ·p + μ·v')",
 )
 
 
@@ -186,53 +217,46 @@ class SGD(Optimizer):
         _check_weight_decay(self, weight_decay)
         self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
         if momentum:
-            self.state["momentum"] = self._zeros()
+            self._remember("momentum")
 
-    def _update(self, params: dict[str, Tensor]) -> None:
-        for name, p in params.items():
-            if self.momentum:
-                v = self.state["momentum"][name]
-                new_p, new_v = _momentum(
-                    p,
-                    p.grad,
-                    v,
-                    self.learning_rate,
-                    momentum=self.momentum,
-                    nesterov=self.nesterov,
-                    weight_decay=self.weight_decay,
-                )
-                v.assign(new_v)
-            else:
-                new_p = _sgd(p, p.grad, self.learning_rate, weight_decay=self.weight_decay)
-            p.assign(new_p)
+    def _operation(self) -> Callable[..., tuple[Tensor, ...]]:
+        if not self.momentum:
+            return partial(_sgd, self.learning_rate, weight_decay=self.weight_decay)
+        return partial(
+            _momentum,
+            self.learning_rate,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+        )
 
 
 def _adam_forward(
-    p: np.ndarray,
-    g: np.ndarray,
-    m: np.ndarray,
-    v: np.ndarray,
     rate: np.ndarray,
     step: np.ndarray,
-    *,
+    *arrays: np.ndarray,
     betas: tuple[float, float],
     eps: float,
     weight_decay: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     sizes = kernels.adam_sizes(rate, step, betas=betas, eps=eps, weight_decay=weight_decay)
-    size, floor, shrink = map(p.dtype.type, sizes)
     beta1, beta2 = betas
-    m = beta1 * m + (1.0 - beta1) * g
-    v = beta2 * v + (1.0 - beta2) * np.square(g)
-    return shrink * p - size * m / (np.sqrt(v) + floor), m, v
+
+    def update(p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, ...]:
+        size, floor, shrink = map(p.dtype.type, sizes)
+        m = beta1 * m + (1.0 - beta1) * g
+        v = beta2 * v + (1.0 - beta2) * np.square(g)
+        return shrink * p - size * m / (np.sqrt(v) + floor), m, v
+
+    return _for_each(update, 4, arrays)
 
 
 _adam = Op(
     "adam",
     _adam_forward,
     kernels={"y": (kernels.adam, 0)},
-    domain={"v": (0.0, math.inf)},
-    formula="(p', m', v'),  m' = β₁·m + (1 - β₁)·g,  v' = β₂·v + (1 - β₂)·g²,  p' = (1 - lr·λ)·p - lr·m̂'/(√v̂' + ε)",
+    formula="of each (p, g, m, v):  m' = β₁·m + (1 - β₁)·g,  v' = β₂·v + (1 - β₂)·g²,  "
+    "p' = (1 - lr·λ)·p - lr·m̂'/(√v̂' + ε)",
 )
 
 
@@ -279,27 +303,18 @@ class Adam(Optimizer):
         _check_weight_decay(self, weight_decay)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.state["step"] = Tensor(0.0, np.float64)
-        self.state["first_moment"] = self._zeros()
-        self.state["second_moment"] = self._zeros()
+        self._remember("first_moment", "second_moment")
 
-    def _update(self, params: dict[str, Tensor]) -> None:
-        t = self.state["step"].assign(self.state["step"] + 1.0)
-        for name, p in params.items():
-            m, v = self.state["first_moment"][name], self.state["second_moment"][name]
-            new_p, new_m, new_v = _adam(
-                p,
-                p.grad,
-                m,
-                v,
-                self.learning_rate,
-                t,
-                betas=self.betas,
-                eps=self.eps,
-                weight_decay=self.weight_decay,
-            )
-            m.assign(new_m)
-            v.assign(new_v)
-            p.assign(new_p)
+    def _operation(self) -> Callable[..., tuple[Tensor, ...]]:
+        step = self.state["step"].assign(self.state["step"] + 1.0)
+        return partial(
+            _adam,
+            self.learning_rate,
+            step,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+        )
 
 
 def _check_weight_decay(optimizer: Optimizer, weight_decay: float) -> None:

@@ -198,10 +198,19 @@ def test_of_two_that_lead_the_first_is_balanced() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_statistics(layout: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for shape, axis in (((4, 5), (1,)), ((4, 5), (0,)), ((3, 4, 5, 2), (0, 2, 3)), ((3, 40), (1,)), ((2, 700), (0, 1))):
+    for shape, axis in (
+        ((4, 5), (1,)),
+        ((4, 5), (0,)),
+        ((3, 4, 5, 2), (0, 2, 3)),
+        ((3, 40), (1,)),
+        ((2, 700), (0, 1)),
+        ((40, 131), (0,)),
+        ((5, 7, 17), (0, 1)),
+        ((5, 7, 17), (1, 0)),
+    ):
         x = numbers(shape, dtype) + 100
         x = x.astype(dtype)
-        wide, g = x.astype(np.float64), numbers(shape, dtype, 1)
+        wide, g = x.astype(np.longdouble), numbers(shape, dtype, 1)
         mean, variance = wide.mean(axis, keepdims=True), wide.var(axis, keepdims=True)
         given = LAYOUTS[layout](x)
         with guarded(R, monkeypatch):
@@ -216,6 +225,47 @@ def test_statistics(layout: str, dtype: str, monkeypatch: pytest.MonkeyPatch) ->
         assert R.moments(x, axis)[0].shape == np.mean(x, axis).shape
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_moments_of_what_is_special(axis: int, dtype: str) -> None:
+    """In a row or a column of its own; the others don't see it."""
+    x = np.moveaxis(numbers((100, 7), dtype), 0, axis)
+    first = np.moveaxis(x, axis, 0)
+    want = R.moments(x, (axis,))
+    for value, mean, variance in (
+        (np.nan, np.nan, np.nan),
+        (np.inf, np.inf, np.nan),
+        (-np.inf, -np.inf, np.nan),
+        (0.5 * np.finfo(dtype).max, np.nan, np.inf),
+    ):
+        first[3, 2] = value
+        got = R.moments(x.copy(), (axis,))
+        if not np.isnan(mean) or np.isnan(value):
+            np.testing.assert_array_equal(got[0][2], mean)
+        np.testing.assert_array_equal(got[1][2], variance)
+        for g, w in zip(got, want, strict=True):
+            np.testing.assert_array_equal(np.delete(g, 2), np.delete(w, 2))
+    of_zeros = R.moments(np.full((20, 5), -0.0, dtype), (0,))
+    assert (np.signbit(of_zeros[0]) & (of_zeros[1] == 0)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(3000, 200), (50_000, 3)], ids=str)
+def test_moments_by_any_number_of_threads(shape: tuple[int, ...], dtype: str) -> None:
+    """Bit for bit; and no digits are lost with the length."""
+    x = np.asarray(numbers(shape, dtype) + 100, dtype)
+    before, results = kernels.num_threads(), []
+    for threads in (1, 3):
+        kernels.set_num_threads(threads)
+        results.append([R.moments(x, (0,)), R.moments(x.T, (1,))])
+    kernels.set_num_threads(before)
+    np.testing.assert_array_equal(results[0], results[1])
+    deviations = x - np.mean(x, 0, np.longdouble)
+    for mean, variance in results[0]:
+        np.testing.assert_allclose(mean, np.mean(x, 0, np.longdouble).astype(float), rtol=2 * eps(dtype))
+        np.testing.assert_allclose(variance, np.mean(deviations**2, 0).astype(float), rtol=8 * eps(dtype))
+
+
 SCRIPT = """
 import numpy as np
 from scipy import special
@@ -225,6 +275,9 @@ for n in (1, 3, 4, 7, 8, 9, 16, 33, 1000):
     for axis in (0, 1):
         np.testing.assert_allclose(R.sum(x, axis=(axis,), keepdims=False), x.sum(axis, dtype=float), atol=4e-4 / 8)
         assert (R.amax(x, axis=(axis,), keepdims=False) == x.max(axis)).all()
+        mean, variance = R.moments(x, (axis,))
+        np.testing.assert_allclose(mean, x.mean(axis, dtype=float), atol=1e-6)
+        np.testing.assert_allclose(variance, x.var(axis, dtype=float), rtol=3e-6, atol=1e-12)
     np.testing.assert_allclose(R.softmax(x, axis=1), special.softmax(x.astype(float), 1), rtol=3e-6)
     p, g = R.softmax(x, axis=1), x[::-1]
     want = p * (g - (p * g).sum(1, keepdims=True))

@@ -123,6 +123,81 @@ def test_parameters_of_both_dtypes_train_together():
         np.testing.assert_allclose(a.data, b.data, rtol=1e-6)
 
 
+ALL = [
+    lambda p: optim.SGD(p, 0.1, weight_decay=0.1),
+    lambda p: optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
+    lambda p: optim.Adam(p, 0.1, weight_decay=0.1),
+]
+
+
+def _mixture():
+    """Parameters of several shapes and both dtypes, in no order."""
+    rng = np.random.default_rng(1)
+    shapes = [("float32", (5,)), ("float64", (2, 3)), ("float32", ()), ("float32", (4, 1)), ("float64", (5,))]
+    return [mg.Tensor(rng.normal(size=shape), dtype, requires_grad=True) for dtype, shape in shapes]
+
+
+def _give_gradients(params, step):
+    """To the parameters whose turn it is: not to all, and never to the same."""
+    for i, p in enumerate(params):
+        p.grad = mg.Tensor(_gradient("p" * i, p.data, step)) if (step + i) % 3 else None
+
+
+@pytest.mark.parametrize("mode", ["numpy", "numba"])
+@pytest.mark.parametrize("make", ALL)
+def test_parameters_are_trained_together_as_each_alone(make, mode):
+    with mg.kernels.use(mode):
+        together = _mixture()
+        optimizer = make(together)
+        for step in range(6):
+            _give_gradients(together, step)
+            optimizer.step()
+        for i, p in enumerate(_mixture()):
+            params = _mixture()
+            params[i] = p
+            companion = mg.Tensor(1.0, requires_grad=True)  # so that a step has something to do
+            companion.grad = mg.Tensor(0.0)
+            alone = make([p, companion])
+            for step in range(6):
+                _give_gradients(params, step)
+                alone.step()
+            assert (p.dtype, p.data.tobytes()) == (together[i].dtype, together[i].data.tobytes())
+            for moment in optimizer.moments:
+                mine, theirs = alone.state[moment]["0"].data, optimizer.state[moment][str(i)].data
+                assert (mine.dtype, mine.tobytes()) == (theirs.dtype, theirs.tobytes())
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_a_step_is_one_operation_for_each_dtype_and_the_same_recorded(make):
+    plain, recorded = _mixture(), _mixture()
+    for params in (plain, recorded):
+        for p in params:
+            p.grad = mg.Tensor(_gradient("p", p.data, 1))
+    make(plain).step()
+    optimizer = make(recorded)
+    with mg.record() as tape:
+        optimizer.step()
+    assert [p.data.tobytes() for p in plain] == [p.data.tobytes() for p in recorded]
+    names = [entry.op.name for entry in tape.entries]
+    assert sum(name in ("sgd", "momentum", "adam") for name in names) == 2
+    steps = "step" in optimizer.state
+    assert names.count("assign") == len(recorded) * (1 + len(optimizer.moments)) + steps
+    assert set(names) <= {"sgd", "momentum", "adam", "pick", "assign", "add"}
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 2)), np.zeros(1), np.zeros(2, "float32")])
+def test_a_moment_that_is_not_like_its_parameter_is_refused(wrong):
+    a, b = (mg.Tensor(np.ones(2), requires_grad=True) for _ in range(2))
+    for make, moment in ((ALL[1], "momentum"), (ALL[2], "second_moment")):
+        optimizer = make({"a": a, "b": b})
+        optimizer.state[moment]["b"] = mg.Tensor(wrong)
+        (a.sum() + b.sum()).backward()
+        with pytest.raises(ValueError, match="one shape and dtype for all of parameter 1"):
+            optimizer.step()
+        assert (a.data == 1).all()
+        assert (b.data == 1).all()
+
+
 def test_state_is_a_tree_of_tensors():
     params, optimizer = _run(lambda p: optim.Adam(p, 0.01), steps=3)
     leaves = dict(mg.trees.named_leaves(optimizer.state))

@@ -30,6 +30,7 @@ from minigrad.testing.strategies import (
     Shape,
     Sizes,
     Strategy,
+    arrays,
     by_record,
     indices,
     lengths,
@@ -77,7 +78,7 @@ def axis_to_choose_from(shapes: Sequence[Shape]) -> Strategy[int | None]:
 # where `axis` is a tuple of axes, or must not be empty
 AXIS: dict[str, Parameter] = {
     **dict.fromkeys(("sum", "logsumexp", "all", "any", "flip"), Parameter(lambda shapes: some_axes(shapes[0]))),
-    **dict.fromkeys(("max", "min", "standardise"), Parameter(axes_to_choose_from)),
+    **dict.fromkeys(("max", "min", "moments", "standardise"), Parameter(axes_to_choose_from)),
     **dict.fromkeys(("argmax", "argmin"), Parameter(axis_to_choose_from)),
 }
 DISCRETE = st.sampled_from([np.dtype(np.int64), np.dtype(np.bool_)])
@@ -211,14 +212,21 @@ def _astype(draw: Draw, sizes: Sizes) -> Inputs:
     return [draw(shapes(sizes))], {"dtype": draw(DISCRETE)}
 
 
-def _update(arrays: int, scalars: int, **params: Strategy[Any]) -> Plan:
-    """A step of an optimiser: the parameter and so many arrays of its shape in all, a learning rate, a step count."""
+def _update(kinds: int, scalars: int, squares: bool = False, **params: Strategy[Any]) -> Plan:
+    """A step of an optimiser: a learning rate, a step count; for one or two parameters all arrays of each kind.
+
+    They are of one shape, so that the oracles can say for all results at once how large the numbers in them are. The
+    last kind may be means of squares, which are positive.
+    """
 
     @st.composite
     def plan(draw: Draw, sizes: Sizes) -> Inputs:
-        shape = draw(shapes(sizes))
+        shape, count = draw(shapes(sizes)), draw(st.integers(1, 2))
         numbers = (draw(st.sampled_from([0.5, 1e-3])), float(draw(st.integers(1, 100))))[:scalars]
-        return [shape] * arrays + [np.array(x) for x in numbers], draw(st.fixed_dictionaries(params))
+        values = st.sampled_from(["ordinary", "extreme"])
+        positive = [draw(arrays(shape, domain=(0.0, math.inf), values=draw(values))) for _ in range(squares * count)]
+        inputs = [*map(np.array, numbers), *[shape] * (kinds - squares) * count, *positive]
+        return inputs, draw(st.fixed_dictionaries(params))
 
     return plan
 
@@ -232,6 +240,12 @@ def _cross_entropy(draw: Draw, sizes: Sizes) -> Inputs:
     classes = draw(st.integers(1, 3))
     labels = draw(st.lists(st.integers(0, classes - 1), min_size=(n := math.prod(shape)), max_size=n))
     return [(*shape, classes), np.array(labels, int).reshape(shape)], {}
+
+
+def _loss_and_slope(inputs: Plan) -> Plan:
+    """Predictions and targets, and what the loss is multiplied by."""
+    scales = st.sampled_from([1.0, 0.25, 1 / 3])
+    return lambda sizes: st.tuples(inputs(sizes).map(lambda drawn: drawn[0]), st.fixed_dictionaries({"scale": scales}))
 
 
 def _geometry(draw: Draw) -> tuple[int, ...]:
@@ -313,8 +327,12 @@ CALLS: dict[str, Plan] = {
     "astype": _astype,
     "sgd": _update(2, 1, weight_decay=DECAYS),
     "momentum": _update(3, 1, momentum=st.sampled_from([0.5, 0.9]), nesterov=st.booleans(), weight_decay=DECAYS),
-    "adam": _update(4, 2, betas=st.sampled_from([(0.9, 0.999), (0.0, 0.5)]), eps=st.just(1e-3), weight_decay=DECAYS),
+    "adam": _update(
+        4, 2, squares=True, betas=st.sampled_from([(0.9, 0.999), (0.0, 0.5)]), eps=st.just(1e-3), weight_decay=DECAYS
+    ),
     "cross_entropy": _cross_entropy,
+    "cross_entropy_and_slope": _loss_and_slope(_cross_entropy),
+    "bce_with_logits_and_slope": _loss_and_slope(_assign),
     "conv2d": _convolution("xw"),
     "conv2d_input": _convolution("zw", shape="x"),
     "conv2d_weight": _convolution("xz", size="w"),

@@ -81,29 +81,59 @@ def _cross_entropy(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.logaddexp(np.logaddexp.reduce(others, -1), 0)
 
 
+def _bce_with_logits_and_slope(z: np.ndarray, t: np.ndarray, *, scale: float) -> tuple[Any, Any]:
+    return scale * np.sum(_bce_with_logits(z, t)), scale * (special.expit(z) - t)
+
+
+def _cross_entropy_and_slope(z: np.ndarray, labels: np.ndarray, *, scale: float) -> tuple[Any, Any]:
+    at = np.arange(z.shape[-1]) == labels[..., None]
+    others = np.where(at, 0.0, special.softmax(z, -1))
+    slope = np.where(at, -np.sum(others, -1, keepdims=True), others)
+    return scale * np.sum(_cross_entropy(z, labels)), np.asarray(scale * slope, np.result_type(z, 0.0))
+
+
 @cancelling(lambda m, v: 1 + m * m + np.exp(v))
 def _gaussian_kl(m: np.ndarray, v: np.ndarray) -> np.ndarray:
     return 0.5 * (m * m + np.exp(v) - 1 - v)
 
 
-@cancelling(lambda p, g, rate, **_: np.abs(p) + np.abs(g))
-def _sgd(p: np.ndarray, g: np.ndarray, rate: np.ndarray, *, weight_decay: float) -> np.ndarray:
-    return p - float(rate) * (g + weight_decay * p if weight_decay else g)
+def _updates(update: Callable[..., Any], kinds: int, xs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """update(p, g, ...) for each parameter, as Ops of optimisers take and return it: all p, all g, ..."""
+    count = len(xs) // kinds
+    new = [update(*xs[i::count]) for i in range(count)]
+    return tuple(of_one[k] for k in range(len(new[0])) for of_one in new)
 
 
-@cancelling(lambda p, g, v, rate, **_: 3 * (np.abs(p) + np.abs(g) + np.abs(v)))
-def _momentum(p: Any, g: Any, v: Any, rate: Any, *, momentum: float, nesterov: bool, weight_decay: float) -> Any:
-    g = g + weight_decay * p if weight_decay else g
-    v = g + momentum * v
-    return p - float(rate) * (g + momentum * v) if nesterov else p - float(rate) * v, v
+@cancelling(lambda rate, *xs, **_: np.nansum(np.abs(xs), 0))
+def _sgd(rate: np.ndarray, *xs: np.ndarray, weight_decay: float) -> Any:
+    return _updates(lambda p, g: (p - float(rate) * (g + weight_decay * p if weight_decay else g),), 2, xs)
 
 
-@cancelling(lambda p, g, m, v, *_, **__: np.abs(p) + (np.abs(g) + np.abs(m)) * 1e3 + g * g + np.abs(v))
-def _adam(p: Any, g: Any, m: Any, v: Any, rate: Any, step: Any, *, betas: Any, eps: float, weight_decay: float) -> Any:
+@cancelling(lambda rate, *xs, **_: 3 * np.nansum(np.abs(xs), 0))
+def _momentum(rate: Any, *xs: Any, momentum: float, nesterov: bool, weight_decay: float) -> Any:
+    def update(p: Any, g: Any, v: Any) -> Any:
+        g = g + weight_decay * p if weight_decay else g
+        v = g + momentum * v
+        return p - float(rate) * (g + momentum * v) if nesterov else p - float(rate) * v, v
+
+    return _updates(update, 3, xs)
+
+
+def _size_in_adam(rate: Any, step: Any, *xs: Any, **_: Any) -> Any:
+    p, g, m, v = np.abs(xs).reshape(4, len(xs) // 4, *xs[0].shape)
+    return np.nansum([p, (g + m) * 1e3, g * g, v], (0, 1))
+
+
+@cancelling(_size_in_adam)
+def _adam(rate: Any, step: Any, *xs: Any, betas: Any, eps: float, weight_decay: float) -> Any:
     """As in algorithm 1 of Kingma and Ba (2015), with the moments' bias corrected one by one."""
     b1, b2, rate, step = *betas, float(rate), float(step)
-    m, v = m * b1 + g * (1 - b1), v * b2 + g * g * (1 - b2)
-    return p * (1 - rate * weight_decay) - rate * (m / (1 - b1**step)) / (np.sqrt(v / (1 - b2**step)) + eps), m, v
+
+    def update(p: Any, g: Any, m: Any, v: Any) -> Any:
+        m, v = m * b1 + g * (1 - b1), v * b2 + g * g * (1 - b2)
+        return p * (1 - rate * weight_decay) - rate * (m / (1 - b1**step)) / (np.sqrt(v / (1 - b2**step)) + eps), m, v
+
+    return _updates(update, 4, xs)
 
 
 def _taps(x: Any, z: Any, w: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Iterator[tuple[Any, ...]]:
@@ -264,8 +294,11 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "silu": lambda x: np.maximum(x, -1e30) * special.expit(x),
     "bce_with_logits": _bce_with_logits,
     "cross_entropy": _cross_entropy,
+    "bce_with_logits_and_slope": _bce_with_logits_and_slope,
+    "cross_entropy_and_slope": _cross_entropy_and_slope,
     "gaussian_kl": _gaussian_kl,
     **{name: _reduction(getattr(np, name)) for name in ("sum", "max", "min", "all", "any", "argmax", "argmin")},
+    "moments": lambda x, **along: (np.mean(x, **along), np.var(x, **along)),
     "logsumexp": _logsumexp,
     "log_softmax": _log_softmax,
     "softmax": lambda x, *, axis: np.exp(_log_softmax(x, axis=axis)),

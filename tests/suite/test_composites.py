@@ -369,6 +369,7 @@ COMPOSITES = {
         # reductions
         Composite("sum", mg.sum, np.sum, _any_axes, **LINEAR),
         Composite("mean", mg.mean, np.mean, reduced()),
+        Composite("moments", mg.moments, ORACLES["moments"], reduced()),
         Composite("max", mg.max, np.max, reduced(), undifferentiable="ties"),
         Composite("min", mg.min, np.min, reduced(), undifferentiable="ties"),
         Composite("prod", mg.prod, np.prod, _any_axes),

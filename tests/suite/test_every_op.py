@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import minigrad as mg
+from minigrad.testing.strategies import calls
 from minigrad.testing.suite import has_rules, op_suite
 
 from .engine_calls import every_op, few, plan_of
@@ -33,9 +36,11 @@ EXCLUDED: dict[tuple[str, str], str] = {
     ("far_out", "cos"): "far out its periods are shorter than any step: what differences see there is chance",
     ("far_out", "sin"): "as for cos",
     ("nonfinite", "bce_with_logits"): "∞ - ∞: which of ∞ and NaN comes out depends on the form",
+    ("nonfinite", "bce_with_logits_and_slope"): "as for bce_with_logits",
     ("nonfinite", "softmax"): "of +∞ it is undefined: which elements are NaN depends on the form; test_masked has -∞",
     ("nonfinite", "log_softmax"): "as for softmax",
     ("nonfinite", "cross_entropy"): "as for softmax",
+    ("nonfinite", "cross_entropy_and_slope"): "as for softmax",
     ("nonfinite", "argsort"): "NumPy has no descending order to compare with: where NaN goes is ours to choose",
     ("integers", "adam"): "parameters are floats: they require a gradient",
     ("integers", "sgd"): "as for adam",
@@ -95,9 +100,45 @@ for _name, _op in OPS.items():
         )
 
 
+@pytest.mark.parametrize("name", ["bce_with_logits_and_slope", "cross_entropy_and_slope", "moments", "split"])
+@few
+@given(data=st.data())
+def test_outputs_used_alone(name: str, data: st.DataObject) -> None:
+    """What nobody used has no cotangent: the gradients are those of zero cotangents for it, backward and forward."""
+    call = data.draw(calls(OPS[name], plan=plan_of(OPS[name])))
+    xs = [mg.Tensor(x) for x in call.xs]
+    ys, pullback = mg.vjp(call.f, *xs)
+    for i, y in enumerate(ys):
+        u = mg.Tensor(np.arange(1.0, y.size + 1).reshape(y.shape))
+        want = pullback(tuple(u if k == i else mg.zeros_like(other) for k, other in enumerate(ys)))
+        alone = lambda *xs, i=i: call.f(*xs)[i]
+        _, pull_one = mg.vjp(alone, *xs)
+        for got, x_bar in zip(pull_one(u), want, strict=True):
+            np.testing.assert_allclose(got.data, x_bar.data, rtol=1e-14, atol=1e-14)
+        _, tangents = mg.jvp(call.f, tuple(xs), tuple(xs))
+        np.testing.assert_array_equal(mg.jvp(alone, tuple(xs), tuple(xs))[1].data, tangents[i].data)
+
+
+@pytest.mark.parametrize("f", [mg.bce_with_logits, mg.cross_entropy])
+def test_the_gradient_of_a_loss_is_made_with_it(f) -> None:
+    """The slope that the forward made is multiplied with the cotangent, and nothing else is computed."""
+    z = mg.Tensor(np.arange(6.0).reshape(3, 2), requires_grad=True)
+    target = np.array([0, 1, 1]) if f is mg.cross_entropy else np.full((3, 2), 0.25)
+    for reduction, reduced in (("mean", np.mean), ("sum", np.sum)):
+        with mg.record() as tape:
+            loss = f(z, mg.Tensor(target), reduction)
+            forward = len(tape)
+            loss.backward()
+        np.testing.assert_allclose(loss.data, reduced(f(z.data, target, "none")), rtol=1e-14)
+        assert {entry.op.name for entry in tape.entries[forward:]} - {"pick", "copy"} == {"multiply"}
+        by_elements = mg.grad(lambda z, r=reduction: getattr(mg, r)(f(z, target, "none")))(z)
+        np.testing.assert_allclose(z.grad.data, by_elements.data, rtol=1e-13)
+        z.grad = None
+
+
 def test_exclusions_are_few() -> None:
     """Whoever excludes something changes a number here. What is excluded would be run: `op_suite` sees to that."""
-    assert len(EXCLUDED) == 20
+    assert len(EXCLUDED) == 22
     assert len(APART) == 2
     assert {*APART, *(op for _, op in EXCLUDED)} <= set(OPS)
 

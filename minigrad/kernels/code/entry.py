@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 from minigrad.kernels.control import COLD, HELPERS, RUN, START
 
@@ -15,6 +17,18 @@ OBJECT = ir.PointerType(I8)
 NULL = ir.Constant(OBJECT, None)
 CHUNK = ir.FunctionType(ir.VoidType(), [ir.PointerType(I64), I64])  # of the slots and the number of the chunk
 DATA = object.__basicsize__  # where NumPy's array struct has its data pointer: after the head that all objects have
+ITEMS = tuple.__basicsize__  # where a tuple has its items
+
+
+@intrinsic
+def data_of(context: Any, arrays: Any, k: Any) -> Any:
+    """Item k of an argument of kind 'real**': a pointer to the data of the array."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        array = builder.bitcast(builder.load(builder.gep(args[0], [args[1]])), OBJECT)
+        return builder.load(builder.bitcast(builder.gep(array, [I64(DATA)]), args[0].type))
+
+    return arrays.dtype(arrays, types.intp), lower
 
 
 def add_entry(module: ir.Module, symbol: str, context: Any, compiled: Any, kinds: Sequence[str]) -> None:
@@ -46,7 +60,9 @@ def add_entry(module: ir.Module, symbol: str, context: Any, compiled: Any, kinds
         return builder.load(builder.gep(arguments, [I64(i)]))
 
     for i, kind in enumerate(kinds):
-        if kind.endswith("*"):
+        if kind.endswith("**"):
+            value = builder.ptrtoint(builder.gep(argument(i), [I64(ITEMS)]), I64)
+        elif kind.endswith("*"):
             value = builder.load(builder.bitcast(builder.gep(argument(i), [I64(DATA)]), ir.PointerType(I64)))
         elif kind == "array":
             value = builder.ptrtoint(argument(i), I64)

@@ -320,6 +320,29 @@ def moments(x: Any, means: Any, variances: Any, outer: int, n: int, per_chunk: i
         means[row], variances[row] = mean_and_variance(x, row * n, n)
 
 
+@njit(error_model="numpy", forceinline=True)
+def powers_down(x: Any, column: int, n: int, inner: int, count: int, power: int, mean: Any) -> Any:
+    """Of `count` columns, Σ (x - mean)^power, the power being 1 or 2."""
+    s, c = filled(x, -0.0), filled(x, 0.0)  # -0 + x is x for all x
+    for top in range(0, n, CHAIN):
+        part = filled(x, -0.0)
+        for row in range(top, min(top + CHAIN, n)):
+            deviation = loaded(x, row * inner + column, count) - mean
+            part = part + (deviation * deviation if power == 2 else deviation)
+        s, c = added(s, c, part)
+    return corrected(s, c)
+
+
+def moments_columns(x: Any, means: Any, variances: Any, n: int, inner: int, piece: int, chunk: int) -> None:
+    """Of x (n, inner), down its columns; a chunk does a piece of them. A vector's columns stay in a cache."""
+    size, right = filled(x, n), min((chunk + 1) * piece, inner)
+    for column in range(chunk * piece, right, lanes_of(x)):
+        count = right - column
+        mean = powers_down(x, column, n, inner, count, 1, filled(x, 0.0)) / size
+        put(means, column, mean, count)
+        put(variances, column, powers_down(x, column, n, inner, count, 2, mean) / size, count)
+
+
 def standardise(x: Any, y: Any, eps: float, outer: int, n: int, per_chunk: int, chunk: int) -> None:
     """y = (x - mean)/√(variance + eps)."""
     for row in range(chunk * per_chunk, min((chunk + 1) * per_chunk, outer)):
@@ -359,6 +382,7 @@ SOURCES = {
     "softmax_vjp": Source(softmax_vjp, "real* real* real* int int int"),
     "log_softmax_vjp": Source(log_softmax_vjp, "real* real* real* int int int"),
     "moments": Source(moments, "real* real* real* int int int"),
+    "moments_columns": Source(moments_columns, "real* real* real* int int int"),
     "standardise": Source(standardise, "real* real* real int int int"),
     "standardise_vjp": Source(standardise_vjp, "real* real* real* real* real int int int"),
 }
