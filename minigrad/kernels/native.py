@@ -96,8 +96,9 @@ _plain: dict[str, Callable[..., Any]] = {}
 
 def object_code(symbol: str, source: Source, real: str) -> bytes:
     """Machine code of a kernel, with its entry under this name."""
-    from numba import njit, types
-    from numba.core import compiler_lock
+    from numba import types
+    from numba.core import compiler, compiler_lock
+    from numba.core.registry import cpu_target
 
     from minigrad.kernels.code.entry import add_entry
 
@@ -107,17 +108,20 @@ def object_code(symbol: str, source: Source, real: str) -> bytes:
     typed = [scalars[k.rstrip("*")] for k in kinds]
     for star in ("*", "**"):
         typed = [types.CPointer(t) if k.endswith(star) else t for k, t in zip(kinds, typed, strict=True)]
+    flags = compiler.Flags()
+    cpu_target.options.parse_as_flags(flags, {"error_model": "numpy"})
+    flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+    flags.no_compile = True  # not before the entry is in the same library: LLVM would do everything twice
+    context, given = cpu_target.target_context, (*typed, types.int64)
     with compiler_lock.global_compiler_lock:
-        function = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(source.function)
-        function.compile((*typed, types.int64))
-        (result,) = function.overloads.values()
-        context = result.target_context
-        library = context.codegen().create_library(symbol)
+        result = compiler.compile_extra(
+            cpu_target.typing_context, context, source.function, given, types.void, flags, {}
+        )
+        library = result.library
         module = library.create_ir_module(symbol)
         add_entry(module, symbol, context, result, kinds)
         library.add_ir_module(module)
-        library.add_linking_library(result.library)
-        library.enable_object_caching()
+        library.get_function(result.fndesc.mangled_name).linkage = "internal"
         library.finalize()
         return bytes(library._get_compiled_object())
 
