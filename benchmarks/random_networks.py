@@ -312,7 +312,9 @@ def spoilt(op: mg.Op, name: str) -> mg.Op:
     """A copy of an operation whose rule for one input is off by a relative PLANTED; the registry doesn't know it."""
     other = copy(op)
     rule = op.vjp[name]
-    other.vjp = {**op.vjp, name: lambda g, *saved: rule(g * (1 + PLANTED), *saved)}  # linear in g, whatever it returns
+    # a rule is linear in g, whatever it returns; of several outputs g is a tuple, None for those that nobody used
+    more = lambda g: g if g is None else tuple(map(more, g)) if isinstance(g, tuple) else g * (1 + PLANTED)
+    other.vjp = {**op.vjp, name: lambda g, *saved: rule(more(g), *saved)}
     other.fused, other._plans, other.name = {}, {}, f"planted {op.name}"
     return other
 
@@ -322,7 +324,7 @@ def plant(program: Program, rng: np.random.Generator) -> Plant:
     xs = [mg.Tensor(x) for x in program.inputs]
     with mg.record() as tape:
         found = program(*xs)
-    results = [y.array for y in (found if isinstance(found, tuple) else (found,))]
+    results = [y.array for y in outputs(found)]
     reached = {id(x.array) for x in xs}
     for entry in tape.entries:
         if any(id(a) in reached for a in entry.inputs):
@@ -335,7 +337,8 @@ def plant(program: Program, rng: np.random.Generator) -> Plant:
     for k, entry in enumerate(tape.entries):
         names = Call(entry.op, entry.inputs).names
         wanted = {n for n, a in zip(names, entry.inputs, strict=True) if n in entry.op.vjp and id(a) in reached}
-        if id(entry.output) in needed and entry.output.dtype.kind == "f":
+        wanted = set() if entry.op.name == "pick" else wanted
+        if id(entry.output) in needed and all(y.dtype.kind == "f" for y in outputs(entry.output)):
             places += [(k, name) for name in sorted(wanted)]
     k, name = places[rng.integers(len(places))]
     entry = tape.entries[k]
@@ -345,10 +348,23 @@ def plant(program: Program, rng: np.random.Generator) -> Plant:
         now: dict[int, Any] = {id(x.array): new for x, new in zip(xs, xs_, strict=True)}
         for j, e in enumerate(tape.entries):
             given = [now.get(id(a), a) for a in e.inputs]
-            now[id(e.output)] = (op if j == k else e.op)(*given, **e.params)
+            if e.op.name == "pick":  # a call has returned its outputs already apart
+                now[id(e.output)] = given[0][e.params["i"]]
+            else:
+                now[id(e.output)] = (op if j == k else e.op)(*given, **e.params)
         return tuple(now[id(y)] for y in results)
 
     return Plant(f, op, Call(entry.op, entry.inputs, entry.params), name)
+
+
+def outputs(y: Any) -> tuple[Any, ...]:
+    """What a call returned as a tuple, of one too."""
+    return y if isinstance(y, tuple) else (y,)
+
+
+def weighed(u: Array, y: Array) -> float:
+    """Σ u·y."""
+    return float(np.sum(u * y))
 
 
 def exceeds(effect: float, terms: float, f: Callable[[float], float]) -> bool:
@@ -381,11 +397,12 @@ def resolvable(call: Call, name: str, rng: np.random.Generator) -> bool:
         given = dict(zip(spots, moved, strict=True))
         return call.op(*(given.get(i, a) for i, a in enumerate(arrays)), **call.params)
 
-    u = rng.choice([-1.0, 1.0], f(xs).shape)
-    bars = [bar.data for bar in mg.vjp(f, list(map(mg.Tensor, xs)))[1](mg.Tensor(u))[0]]
+    us = [rng.choice([-1.0, 1.0], y.shape) for y in outputs(f(xs))]
+    ys, pull = mg.vjp(f, list(map(mg.Tensor, xs)))
+    bars = [bar.data for bar in pull(tuple(map(mg.Tensor, us)) if isinstance(ys, tuple) else mg.Tensor(us[0]))[0]]
     vs = [np.where(bar < 0, -1.0, 1.0) * np.abs(x) for x, bar in zip(xs, bars, strict=True)]
     size = added(bars, vs)
-    return exceeds(PLANTED * size, size, lambda t: float(np.sum(u * f(shifted(xs, vs, t)))))
+    return exceeds(PLANTED * size, size, lambda t: sum(map(weighed, us, outputs(f(shifted(xs, vs, t))))))
 
 
 def felt(program: Program, wrong: Plant, rng: np.random.Generator) -> bool:
@@ -395,7 +412,7 @@ def felt(program: Program, wrong: Plant, rng: np.random.Generator) -> bool:
 
     def total(f: Callable[..., Any], moved: list[Any]) -> Any:
         ys = f(*moved)
-        return sum(mg.sum(u * y) for u, y in zip(us, ys if isinstance(ys, tuple) else (ys,), strict=True))
+        return sum(mg.sum(u * y) for u, y in zip(us, outputs(ys), strict=True))
 
     right, bad = (
         [bar.data for bar in mg.grad(partial(total, f))(list(map(mg.Tensor, xs)))] for f in (program, wrong.f)
