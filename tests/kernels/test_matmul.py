@@ -339,6 +339,20 @@ def test_machine_code_leaves_no_reference_behind():
     assert sys.getallocatedblocks() - blocks < 100
 
 
+def test_a_product_that_memory_is_too_small_for():
+    """Machine code raises what NumPy does, keeps no reference, and leaves NumPy's way to get memory as it was."""
+    x, w = np.broadcast_to(1.0, (10**8, 1)), np.broadcast_to(1.0, (1, 10**8))
+    matmul(np.ones((2, 2)), np.ones((2, 2)))
+    plan = plans._planned(x.shape, x.strides, w.shape, w.strides, 8, None, kernels.num_threads())
+    plans._remember(plans._key(x, w, None), plan, plans._kernel(np.dtype(float)), 8)
+    references, name = sys.getrefcount(plan), np._core.multiarray.get_handler_name()
+    for _ in range(10):
+        with pytest.raises(MemoryError):
+            plans._product(x, w, None, None)
+    assert sys.getrefcount(plan) == references
+    assert np._core.multiarray.get_handler_name() == name
+
+
 def test_arrays_that_others_make_are_as_ever():
     large = np.ones((70, 70))
     name = np._core.multiarray.get_handler_name()

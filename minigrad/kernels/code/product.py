@@ -137,19 +137,21 @@ def object_code(symbol: str) -> bytes:
     function, plan, numbers, chunks, panel_bytes, handler = (word(row, i) for i in range(len(key), plans.PLAN_WORDS))
     w.call("Py_IncRef", plan)  # what runs until the end, by other threads or to free memory, may replace the row
 
+    def forget(*references: Any) -> None:
+        for reference in references:
+            w.call("Py_DecRef", reference)
+
     set_handler = pointed(word(table, plans.SET_HANDLER), SET_HANDLER)
-    before = w.unless_null(builder.call(set_handler, [handler]))
+    before = w.unless_null(builder.call(set_handler, [handler]), lambda: forget(plan))
     result = w.new_array(number, m, n)
-    w.call("Py_DecRef", builder.call(set_handler, [before]))
-    w.call("Py_DecRef", before)
-    w.unless_null(result)
-    panels = w.unless_null(w.new_array(BYTES, panel_bytes), lambda: w.call("Py_DecRef", result))
+    forget(builder.call(set_handler, [before]), before)
+    w.unless_null(result, lambda: forget(plan))
+    panels = w.unless_null(w.new_array(BYTES, panel_bytes), lambda: forget(plan, result))
     given = w.listed(a, b, result, builder.select(biased, bias, result), panels, numbers, chunks)
     returned = w.call("PyObject_Vectorcall", function, builder.ptrtoint(given, I64), I64(7), I64(0))
-    w.call("Py_DecRef", plan)
-    w.call("Py_DecRef", panels)
-    w.unless_null(returned, lambda: w.call("Py_DecRef", result))
-    w.call("Py_DecRef", returned)
+    forget(plan, panels)
+    w.unless_null(returned, lambda: forget(result))
+    forget(returned)
     builder.ret(result)
 
     builder.position_at_end(w.refuse)
