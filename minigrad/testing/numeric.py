@@ -26,6 +26,7 @@ CONVERGED = 2.0**-6  # an extrapolation that changes by more, relative to the qu
 SPACING = 512  # of the points of a noise table, in units of eps: beyond rounding, far below what the function feels
 STRETCHES = (1.37, 1.118)  # of the spacing: multiples of a power of two would all be rounded alike
 POINTS = 9  # of a noise table
+WIDER, WIDEST = (2.0**6, 2.0**12, 2.0**18), 2.0**-24  # times as wide are the spaces of further ones; their limit
 LEAST = 2.0**-1070  # of the rounding: the least numbers have no more digits
 COARSE = 2.0**-30  # between the unit roundoffs of float64 and float32
 
@@ -43,19 +44,39 @@ def _table(f: Function, eps: float, stretch: float = STRETCHES[0]) -> Array:
         return np.stack([f(k * stretch * SPACING * eps) for k in range(1, POINTS + 1)])
 
 
-def noise(f: Function, eps: float, stretch: float = STRETCHES[0]) -> Array:
+def _flat(table: Array) -> Array:
+    """Columns of which many neighbours are equal: they were rounded more coarsely than the table is spaced."""
+    return np.mean(np.diff(table, axis=0) == 0, axis=0) > 0.3
+
+
+def noise(f: Function, eps: float, stretch: float = STRETCHES[0], wider: Sequence[float] = WIDER) -> Array:
     """The rounding noise of each column of f near 0: the standard deviation of one value, to a factor of two or so.
 
     The k-th differences of noise of variance σ² have the variance σ²·(2k)!/(k!)² (Moré and Wild, equation 2.3), those
-    of the function itself are next to nothing at so small a spacing for k ≥ 3.
+    of the function itself are next to nothing at so small a spacing for k ≥ 3. Where a small number was added to a
+    large one the table may be flat, and hide the noise: others, `wider` ones, show it.
 
-    Example: of cos, and of cos in float32.
+    Example: of cos, of cos in float32, and of 1 + x for a tiny x.
         >>> noise(lambda t: np.array([np.cos(1 + t)]), eps=2.0**-52) < 1e-16
         array([ True])
         >>> 1e-9 < noise(lambda t: np.array([np.cos(np.float32(1 + t))], float), eps=2.0**-23)[0] < 1e-7
         np.True_
+        >>> 1e-17 < noise(lambda t: np.array([1 + 1e-4 * (1 + t)]), eps=2.0**-52)[0] < 1e-15
+        np.True_
     """
     table = _table(f, eps, stretch)
+    found, flat = _roughness(table), _flat(table)
+    for factor in wider:
+        if not np.any(flat) or factor * SPACING * eps > WIDEST:
+            break
+        table = _table(f, eps, factor * stretch)
+        stairs = flat & ~_flat(table)  # and no single jump
+        found, flat = np.where(stairs, np.maximum(found, _roughness(table)), found), flat & ~stairs
+    return np.where(np.isfinite(found), found, np.inf)
+
+
+def _roughness(table: Array) -> Array:
+    """The standard deviation of one value of a table."""
     with np.errstate(all="ignore"):
         scale = np.max(np.abs(table), axis=0)
         scale = np.where((scale > 0) & np.isfinite(scale), scale, 1.0)
@@ -64,8 +85,7 @@ def noise(f: Function, eps: float, stretch: float = STRETCHES[0]) -> Array:
             table = np.diff(table, axis=0)
             gamma *= k / (2 * (2 * k - 1.0))  # (k!)² / (2k)!
             levels.append(np.sqrt(gamma * np.mean(table**2, axis=0)))
-        found = scale * np.median(levels[2:], axis=0)
-    return np.where(np.isfinite(found), found, np.inf)
+        return scale * np.median(levels[2:], axis=0)
 
 
 def grain(f: Function, eps: float) -> float:
@@ -80,7 +100,7 @@ def grain(f: Function, eps: float) -> float:
         >>> grain(lambda t: np.floor(1000.5 * np.array([1 + t])), 2.0**-52) == 2.0**-52
         True
     """
-    flat = np.mean(np.diff(_table(f, eps), axis=0) == 0, axis=0) > 0.3
+    flat = _flat(_table(f, eps))
     if eps > COARSE or not np.any(flat):
         return eps
     with np.errstate(all="ignore"):
@@ -147,7 +167,7 @@ class Line:
         f: t -> (columns,) float64; a ValueError or ArithmeticError counts as nan.
         eps: the unit roundoff of its values, 2⁻⁵² or 2⁻²³.
         grain: that in which it computes, which may be coarser.
-        least: the noise that each column has at least, if it is known from elsewhere; (columns,) or 0.
+        least: the noise that each column has at least, (columns,), if it is known from elsewhere: it saves many values.
         first: the largest step.
 
     Example: the derivative of exp at 0, the slopes of |t| on either side, and a function that jumps.
@@ -160,7 +180,7 @@ class Line:
         (np.float64(-1.0), np.float64(1.0))
     """
 
-    def __init__(self, f: Function, eps: float, grain: float = 0.0, least: Array | float = 0.0, first: float = FIRST):
+    def __init__(self, f: Function, eps: float, grain: float = 0.0, least: Array | None = None, first: float = FIRST):
         self.f = f
         self.eps = eps
         self.grain = grain or eps
@@ -192,7 +212,9 @@ class Line:
     def noise(self) -> Array:
         """The rounding noise of each column, measured once."""
         if self._noise is None:
-            self._noise = np.maximum(noise(self.at, self.grain), self.least)
+            wider = WIDER if self.least is None else ()
+            self._noise = noise(self.at, self.grain, wider=wider)
+            self._noise = self._noise if self.least is None else np.maximum(self._noise, self.least)
         return self._noise
 
     def _quotients(self, ups: Array, downs: Array, spans: Array) -> tuple[Array, Array]:
@@ -225,7 +247,9 @@ class Line:
     def chaotic(self) -> Array:
         """Columns that vary as much from near as from far, in a way that is not their rounding: the steps, the smallest
         ones too, are far too long for them."""
-        return (self.noise > 2.0**-12 * self.size) & (self.noise > 2.0**10 * self.least)
+        return (self.noise > 2.0**-12 * self.size) & (
+            self.noise > 2.0**10 * (0.0 if self.least is None else self.least)
+        )
 
     def sides(self) -> tuple[Slopes, Slopes]:
         """The derivatives at 0 from the left and from the right."""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigrad.testing.complex_step import derivative
-from minigrad.testing.numeric import Line, grain, noise
+from minigrad.testing.numeric import STRETCHES, Line, grain, noise
 
 EPS, EPS32 = 2.0**-52, 2.0**-23
 Array = np.ndarray[Any, Any]
@@ -100,6 +100,21 @@ def test_noise_is_measured(exponent: float, seed: int) -> None:
     size = 10.0**exponent
     found = noise(lambda t: np.sin(1 + t) + size * rng.standard_normal(200), EPS)
     assert 0.8 * size < np.sqrt(np.mean(found**2)) < 1.3 * size
+
+
+def test_rounding_coarser_than_the_spaces_of_the_noise_table() -> None:
+    """A small number is added to 1: from near, the function is flat, and its slope not 0. Of a table of rounded values
+    that are a whole number of roundings apart, no noise is seen: now and then, an error bar is too small."""
+    x = np.logspace(-7, -2, 1001)
+
+    def f(t: float) -> Any:
+        return np.log(1 + x * (1 + t))
+
+    least = np.maximum(*(noise(f, EPS, stretch) for stretch in STRETCHES))
+    value, error = Line(f, EPS, least=least).slopes()
+    slope = x / (1 + x)
+    held = (np.abs(value - slope) <= 4 * error) & (error < 0.02 * slope)
+    assert np.mean(held) > 0.98
 
 
 @given(st.floats(0.1, 1.2))
