@@ -1,15 +1,16 @@
 """Files of tensors, in the safetensors format: no code in them, so that loading one is safe.
 
-`save` writes every tensor of a tree under its path (`layers.0.weight`) into a temporary file beside the target, and
-then renames it: at any moment the file is the old one or the new one, never a part. `load_into` compares names, shapes
-and dtypes with what is there before it changes anything.
+`save` writes every tensor of a tree under its path (`layers.0.weight`), and a text if there is one to go with them,
+into a temporary file beside the target, and then renames it: at any moment the file is the old one or the new one,
+never a part. `load_into` compares names, shapes and dtypes with what is there before it changes anything.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ import numpy as np
 from minigrad import trees
 from minigrad.tensor import Tensor, from_numpy
 
-__all__ = ["load", "load_into", "save"]
+__all__ = ["load", "load_into", "load_text", "save"]
 
-VERSION = 1  # of the format; the only entry of the metadata, so that the same weights are the same bytes
+VERSION = 1  # of the format, in the metadata; nothing else is there but the text, so the same content is the same bytes
 
 
-def save(path: str | os.PathLike[str], tree: Any) -> None:
-    """Write all tensors and arrays of a module or any other tree to a file, bit for bit.
+def save(path: str | os.PathLike[str], tree: Any, text: str = "") -> None:
+    """Write all tensors and arrays of a module or any other tree to a file, bit for bit, and a text with them.
 
     Raises:
         ValueError: the tree has no tensors, or two of one name.
@@ -45,7 +46,8 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
         arrays[name] = np.asarray(_array(leaf), order="C")
     if not arrays:
         raise ValueError(f"save: {type(tree).__name__} holds no tensors")
-    _write(Path(path), numpy_format.save(arrays, metadata={"minigrad": str(VERSION)}))
+    metadata = {"minigrad": str(VERSION)} | ({"text": text} if text else {})
+    _write(Path(path), numpy_format.save(arrays, metadata=metadata))
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -64,18 +66,42 @@ def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         ...     mg.io.load(f"{folder}/f.safetensors")
         {'a.b': Tensor([1., 1.])}
     """
+    with _opened(path) as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    return {name: from_numpy(np.array(array)) for name, array in sorted(arrays.items())}
+
+
+def load_text(path: str | os.PathLike[str]) -> str:
+    """The text that was saved with the tensors of a file; empty if there was none.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as `load`.
+
+    Example:
+        >>> import tempfile, minigrad as mg
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     mg.io.save(f"{folder}/f.safetensors", {"a": mg.ones(2)}, text="two ones")
+        ...     mg.io.load_text(f"{folder}/f.safetensors")
+        'two ones'
+    """
+    with _opened(path) as file:
+        return (file.metadata() or {}).get("text", "")
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A file of tensors, open; what is wrong with it is a ValueError."""
     safetensors = _safetensors()
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            version = (file.metadata() or {}).get("minigrad", "0")
+            if int(version) > VERSION:
+                raise ValueError(f"{path}: written in version {version} of the format: update minigrad")
+            yield file
     except (safetensors.SafetensorError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: damaged, or no safetensors file of NumPy's dtypes ({error}): get it anew") from error
-    if int(metadata.get("minigrad", "0")) > VERSION:
-        raise ValueError(f"{path}: written in version {metadata['minigrad']} of the format: update minigrad")
-    return {name: from_numpy(np.array(array)) for name, array in sorted(arrays.items())}
 
 
 def load_into(tree: Any, source: str | os.PathLike[str] | Mapping[str, Any]) -> None:

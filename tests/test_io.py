@@ -181,3 +181,22 @@ def test_without_safetensors_the_error_says_what_to_install(tmp_path, monkeypatc
     for call in (lambda: io.save(tmp_path / "f", {"a": mg.zeros(1)}), lambda: io.load(tmp_path / "f")):
         with pytest.raises(ImportError, match=r"pip install 'minigrad\[models\]'"):
             call()
+
+
+@given(st.text())
+def test_a_text_goes_along(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("text") / "f.safetensors"
+    io.save(path, {"a": np.ones(2)}, text)
+    assert io.load_text(path) == text
+    assert io.load(path)["a"].data.tolist() == [1.0, 1.0]
+
+
+def test_without_a_text_there_is_none_and_a_bad_file_is_said(tmp_path):
+    path = tmp_path / "f.safetensors"
+    io.save(path, {"a": np.ones(2)})
+    assert io.load_text(path) == ""
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match="damaged"):
+        io.load_text(path)
+    with pytest.raises(FileNotFoundError):
+        io.load_text(tmp_path / "nowhere")

@@ -8,7 +8,7 @@ keeps on disk, and `threads` shares the work out.
 Importing this compiles nothing, and does not import Numba. `use("numpy")` turns all kernels off.
 """
 
-from minigrad.kernels.dispatch import use
+from minigrad.kernels.dispatch import mode, use
 from minigrad.kernels.threads import num_threads, set_num_threads
 
-__all__ = ["num_threads", "set_num_threads", "use"]
+__all__ = ["mode", "num_threads", "set_num_threads", "use"]

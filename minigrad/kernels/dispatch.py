@@ -50,6 +50,18 @@ def use(mode: str) -> AbstractContextManager[None]:
     return _Restoring(before)
 
 
+def mode() -> str:
+    """What `use` last asked for: "numpy", "auto" or "numba".
+
+    Example:
+        >>> import minigrad as mg
+        >>> with mg.kernels.use("numpy"):
+        ...     mg.kernels.mode()
+        'numpy'
+    """
+    return next(name for name, scale in MODES.items() if scale == _scale)
+
+
 def _rescale(scale: float) -> None:
     global _scale
     _scale = scale

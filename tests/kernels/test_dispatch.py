@@ -57,7 +57,9 @@ def test_switched_off_and_on(twice) -> None:
 
 
 def test_use_holds_without_a_block(twice) -> None:
+    assert kernels.mode() == "auto"
     before = kernels.use("numpy")
+    assert kernels.mode() == "numpy"
     assert both(twice, 100) == (0, 0)
     with before:
         pass
