@@ -1,10 +1,9 @@
-"""`python -m models`: the models there are."""
+"""`python -m models`: the models there are, in the order in which to read them."""
 
-from models import autoencoder
+from importlib import import_module
 
-MODELS = (autoencoder,)
+from models import MODELS
 
 if __name__ == "__main__":
-    for module in MODELS:
-        name = module.__spec__.name if module.__spec__ else module.__name__
-        print(f"python -m {name:<24} {(module.__doc__ or '').splitlines()[0]}")
+    for name in MODELS:
+        print(f"python -m models.{name:<24} {(import_module(f'models.{name}').__doc__ or '').splitlines()[0]}")

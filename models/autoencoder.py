@@ -1,7 +1,7 @@
 r"""An autoencoder: a network that learns to say again what it was shown, through a bottleneck.
 
-    python -m models.autoencoder                     64-32-8-32-64 on 8×8 digits: five seconds
-    python -m models.autoencoder --data mnist        784-128-32-128-784 on MNIST: a minute
+    python -m models.autoencoder                     64-32-8-32-64 on 8×8 digits: ten seconds
+    python -m models.autoencoder --preset paper      784-128-32-128-784 on MNIST: two minutes
 
 **The model.** An encoder e maps an image x, D pixels, to a code h of K < D numbers; a decoder d maps the code back:
 
@@ -13,7 +13,7 @@ have in common, and keep in the code only how they differ. No label is needed: t
 **The linear case is PCA.** Let e(x) = Vᵀ(x - m) and d(h) = m + V h be affine, and the loss ‖x - x̃‖². Reconstructions
 then lie in a plane of K dimensions. None is nearer to the images, in the mean of squares, than the plane through their
 mean m along the K leading eigenvectors of their covariance (Pearson 1901), and a linear network trained to reconstruct
-finds the same one (Baldi and Hornik 1989). `pca` computes it, without any training. That is what to beat.
+finds the same one (Baldi and Hornik 1989). The page `pca` shows it. PCA is what to beat.
 
 **Deep autoencoders** put nonlinear layers around the code, with an activation φ,
 
@@ -24,6 +24,16 @@ Hinton and Salakhutdinov ("Reducing the Dimensionality of Data with Neural Netwo
 that wins. They still had to pretrain layer by layer, where now a fitting initialisation, uniform on
 ±√(6/(n_in + n_out + 1)), and Adam will do. σ keeps x̃ between 0 and 1, as pixels are. See also Goodfellow, Bengio and
 Courville, "Deep Learning" (2016), chapter 14.
+
+**Three codes.** The command trains three of them side by side, on the same minibatches:
+
+- *autoencoder*, the bottleneck of above;
+- *map*, whose code has two numbers, without an activation: a point in the plane for each image. Images of one digit
+  should lie together, though no label was shown. The measure is how often the nearest training image in the plane has
+  the label of a test image;
+- *overcomplete*, with one hidden layer, the code, of more numbers than the image has pixels. It has the lowest error,
+  and need not have learned anything: with W₄ a left inverse of W₁, copying would do. `sparse_autoencoder` and
+  `denoising_autoencoder` show what makes such a code useful.
 
 **The loss** is a sum over pixels, in the mean over images. On the 8×8 digits it is the squared error, as for PCA:
 
@@ -37,47 +47,61 @@ probability that pixel i is white, and x̃ᵢ = σ(zᵢ) as the network's opinio
 Here the slope of σ has cancelled: an output that is sure and wrong still learns, where the gradient of the squared
 error, 2 (x̃ᵢ - xᵢ) x̃ᵢ (1 - x̃ᵢ), would be nearly zero. Both losses are smallest where x̃ = x.
 
-**The check.** After training, the gradient of the loss of a few images with respect to every weight and bias, as the
-engine computes it in float64, is compared with what the loss itself says (`minigrad.testing.check`). If one of them is
-wrong, the command says which and exits with 1.
+**The check.** With `--check`, the gradient of the loss with respect to every weight and bias of a small network of
+this kind, as the engine computes it in float64, is first compared with what the loss itself says
+(`minigrad.testing.check`). If one of them is wrong, the command says which and exits with 1.
 
 Source: the lectures on autoencoders; 784-128-32-128-784 with ReLU, cross-entropy and Adam is an example in one of them.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from time import perf_counter
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 import minigrad as mg
 from minigrad import nn, testing
-from models import datasets, plots
-from models.commands import INTERRUPTED, guarded, natural, open_folder, positive
-from models.files import write_json
-from models.training import History, fit
+from models import commands, plots
+from models.commands import Run
+from models.pca import error_per_image, principal_components, project
+from models.training import Descent
 
 Array = np.ndarray[Any, Any]
 
 
-OUTPUTS = ("learning_curve.png", "reconstructions.png", "summary.json", "weights.safetensors")
+@dataclass(frozen=True, kw_only=True)
+class Recipe(commands.Recipe):
+    """What is trained, and how."""
+
+    hidden: int
+    code: int
+    activation: Literal["Tanh", "ReLU"]
+    loss: Literal["squared error", "cross-entropy"]
+
+
+RECIPES = {
+    "digits": Recipe(
+        epochs=100, batch_size=32, learning_rate=0.01, hidden=32, code=8, activation="Tanh", loss="squared error"
+    ),
+    "mnist": Recipe(
+        epochs=5, batch_size=128, learning_rate=0.001, hidden=128, code=32, activation="ReLU", loss="cross-entropy"
+    ),
+}
+RECIPES["paper"] = RECIPES["mnist"]
 
 
 class Autoencoder(nn.Module):
-    """pixels → hidden → code → hidden → pixels, fully connected, with one activation after each layer but the last.
+    """An encoder e and a decoder d.
 
     Called on images (rows, pixels) it returns z, the decoder's output before σ: that is what the loss is computed from.
     """
 
-    def __init__(self, pixels: int, hidden: int, code: int, activation: Callable[[], Callable[[Any], Any]]):
-        self.sizes = f"{pixels}-{hidden}-{code}-{hidden}-{pixels}"
-        self.encoder = nn.Sequential(nn.Linear(pixels, hidden), activation(), nn.Linear(hidden, code), activation())
-        self.decoder = nn.Sequential(nn.Linear(code, hidden), activation(), nn.Linear(hidden, pixels))
+    def __init__(self, encoder: nn.Sequential, decoder: nn.Sequential):
+        self.encoder, self.decoder = encoder, decoder
 
     def __call__(self, x: mg.Tensor) -> mg.Tensor:
         """z = logits of the reconstruction of x."""
@@ -88,188 +112,136 @@ class Autoencoder(nn.Module):
         with mg.no_grad():
             return mg.sigmoid(self(mg.Tensor(images))).data
 
-
-def squared_error(z: mg.Tensor, x: mg.Tensor) -> mg.Tensor:
-    """(σ(z) - x)², pixel by pixel."""
-    return mg.mse(mg.sigmoid(z), x, reduction="none")
-
-
-def cross_entropy(z: mg.Tensor, x: mg.Tensor) -> mg.Tensor:
-    """-x log σ(z) - (1 - x) log(1 - σ(z)), pixel by pixel, in a form that neither overflows nor takes log 0."""
-    return mg.bce_with_logits(z, x, reduction="none")
+    def encode(self, images: Array) -> Array:
+        """h = e(x), (rows, code)."""
+        with mg.no_grad():
+            return self.encoder(mg.Tensor(images)).data
 
 
-class Recipe(NamedTuple):
-    """What is trained on a data set, and how."""
-
-    load: Callable[[str | None], datasets.Images]  # from the folder that was named
-    pixels: int
-    hidden: int
-    code: int
-    activation: Callable[[], Callable[[Any], Any]]
-    terms: Callable[[mg.Tensor, mg.Tensor], mg.Tensor]  # of the loss, one for each pixel
-    unit: str  # of the loss
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    checked: int  # how many images the loss whose gradient is checked has
-
-
-RECIPES = {
-    "digits": Recipe(
-        load=lambda _: datasets.digits(),
-        pixels=64,
-        hidden=32,
-        code=8,
-        activation=nn.Tanh,
-        terms=squared_error,
-        unit="squared error",
-        epochs=100,
-        batch_size=32,
-        learning_rate=0.01,
-        checked=16,
-    ),
-    "mnist": Recipe(
-        load=datasets.mnist,
-        pixels=784,
-        hidden=128,
-        code=32,
-        activation=nn.ReLU,
-        terms=cross_entropy,
-        unit="cross-entropy in nats",
-        epochs=5,
-        batch_size=128,
-        learning_rate=0.001,
-        checked=4,
-    ),
-}
+def networks(pixels: int, recipe: Recipe) -> dict[str, Autoencoder]:
+    """The three of the page, with fresh weights."""
+    hidden, code, activation = recipe.hidden, recipe.code, getattr(nn, recipe.activation)
+    more = pixels * 5 // 4
+    return {
+        "autoencoder": Autoencoder(
+            nn.Sequential(nn.Linear(pixels, hidden), activation(), nn.Linear(hidden, code), activation()),
+            nn.Sequential(nn.Linear(code, hidden), activation(), nn.Linear(hidden, pixels)),
+        ),
+        "map": Autoencoder(
+            nn.Sequential(nn.Linear(pixels, hidden), activation(), nn.Linear(hidden, 2)),
+            nn.Sequential(nn.Linear(2, hidden), activation(), nn.Linear(hidden, pixels)),
+        ),
+        "overcomplete": Autoencoder(
+            nn.Sequential(nn.Linear(pixels, more), activation()), nn.Sequential(nn.Linear(more, pixels))
+        ),
+    }
 
 
-def mean_loss(model: Autoencoder, terms: Callable[[Any, Any], mg.Tensor], x: mg.Tensor) -> mg.Tensor:
-    """The loss: its terms summed over the pixels, and their mean over the images."""
-    return mg.sum(terms(model(x), x)) / len(x)
+def mean_loss(z: mg.Tensor, x: mg.Tensor, kind: str) -> mg.Tensor:
+    """L: summed over the pixels, in the mean over the images x (rows, pixels), from logits z of the reconstructions.
 
-
-def pca(train: Array, code: int) -> Callable[[Array], Array]:
-    """The best affine autoencoder, from images (rows, pixels) to their reconstructions from `code` components.
-
-    The components are the eigenvectors of the covariance with the largest eigenvalues (Eckart and Young 1936).
+    The cross-entropy is computed in a form that neither overflows nor takes log 0.
 
     Example:
-        >>> line = np.outer([0.0, 1.0, 2.0], [3.0, 4.0]) + 1
-        >>> bool(np.allclose(pca(line, 1)(line), line))
-        True
+        >>> mean_loss(mg.zeros((3, 4)), mg.ones((3, 4)), "squared error").item()
+        1.0
     """
-    mean = train.mean(axis=0, dtype=np.float64)
-    _, vectors = np.linalg.eigh(np.cov(train, rowvar=False, dtype=np.float64))  # in the order of growing eigenvalues
-    v = vectors[:, -code:]
-    return lambda images: mean + (images - mean) @ v @ v.T
+    if kind == "cross-entropy":
+        return mg.bce_with_logits(z, x, reduction="sum") / len(x)
+    return mg.mse(mg.sigmoid(z), x, reduction="sum") / len(x)
 
 
-def error_per_image(images: Array, reconstructions: Array) -> float:
-    """‖x - x̃‖² in the mean over images: summed over the pixels of one, which lie in [0, 1]."""
-    return float(np.mean(np.sum((images - np.asarray(reconstructions, np.float64)) ** 2, axis=1)))
+def neighbours_agree(codes: Array, labels: Array, test_codes: Array, test_labels: Array) -> float:
+    """How often the nearest of the codes (rows, k) has the label of a test code, in [0, 1].
+
+    Example:
+        >>> neighbours_agree(np.array([[0.0], [1.0]]), np.array([3, 7]), np.array([[0.2], [0.4]]), np.array([3, 7]))
+        0.5
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    return float(KNeighborsClassifier(n_neighbors=1).fit(codes, labels).score(test_codes, test_labels))
 
 
-def check(model: Autoencoder, recipe: Recipe, images: Array) -> testing.Report:
-    """Check the gradient of the loss of a few of the images with respect to all parameters, in float64."""
-    few = mg.Tensor(images[: recipe.checked].astype(np.float64))
+def check(recipe: Recipe) -> testing.Report:
+    """Check the gradient of the loss of five images of nine pixels with respect to all parameters, in float64."""
+    models = commands.small(networks(9, replace(recipe, hidden=5, code=3)))
+    x = mg.random.uniform((5, 9))
 
-    def loss(model: Autoencoder) -> mg.Tensor:
-        return mean_loss(model, recipe.terms, few)
+    def loss(models: dict[str, Autoencoder]) -> mg.Tensor:
+        return sum((mean_loss(model(x), x, recipe.loss) for model in models.values()), mg.Tensor(0.0))
 
-    return testing.check(loss, model.astype(np.float64))
-
-
-def train(model: Autoencoder, recipe: Recipe, images: datasets.Images, seed: int, history: History) -> None:
-    """Minimise the mean loss with Adam; the history tells what became of it, also if this is interrupted."""
-    optimizer = mg.optim.Adam(model, lr=recipe.learning_rate)
-    batches = mg.data.minibatches(images.train, batch_size=recipe.batch_size, seed=seed)
-    fit(lambda x: mean_loss(model, recipe.terms, x), optimizer, batches, images, recipe.epochs, history)
+    return testing.check(loss, models)
 
 
-def run(data: str, data_dir: str | None, recipe: Recipe, seed: int, out: Path) -> int:
-    """Train, compare with PCA, draw, check; write all of it to the folder `out`. Returns the exit code."""
-    images = recipe.load(data_dir)
-    for name in OUTPUTS:  # of an earlier run, they would not fit if this one is interrupted
-        (out / name).unlink(missing_ok=True)
-    mg.random.seed(seed)
-    model = Autoencoder(recipe.pixels, recipe.hidden, recipe.code, recipe.activation)
-    print(f"{model.sizes} autoencoder, {len(images.train):,} training and {len(images.test):,} test images of {data}")
-    weights = out / "weights.safetensors"
-    history = History([], [])
-    begun = perf_counter()
-    try:
-        train(model, recipe, images, seed, history)
-    except KeyboardInterrupt:
-        mg.io.save(weights, model)
-        print(f"Interrupted after {len(history.train)} epochs. The weights so far: {weights}", file=sys.stderr)
-        return INTERRUPTED
-    mg.io.save(weights, model)
-    seconds = perf_counter() - begun
+def train(run: Run[Recipe]) -> dict[str, Any]:
+    """Train the three, compare them with PCA, draw."""
+    recipe, images = run.recipe, run.images
+    models = networks(images.pixels, recipe)
+    descents = {name: Descent(mg.optim.Adam(model, lr=recipe.learning_rate)) for name, model in models.items()}
+    test = mg.Tensor(images.test)
 
-    rows = {"original": images.test, "autoencoder": model.reconstruct(images.test)}
-    rows["PCA"] = pca(images.train, recipe.code)(images.test)
-    errors = {name: error_per_image(images.test, rows[name]) for name in ("autoencoder", "PCA")}
+    def step(x: mg.Tensor) -> dict[str, float]:
+        return {name: descents[name](mean_loss(models[name](x), x, recipe.loss)) for name in models}
+
+    def evaluate() -> dict[str, float]:
+        return {f"{name}, test": mean_loss(models[name](test), test, recipe.loss).item() for name in models}
+
+    place = run.fit(step, {"model": models, "descent": descents}, images.train, evaluate=evaluate)
+    losses = {name: curve for name, curve in place.curves.items() if name.startswith("autoencoder")}
+    sizes = f"{images.pixels}-{recipe.hidden}-{recipe.code}-{recipe.hidden}-{images.pixels}"
+    plots.curves(run.path("curves.png"), losses, f"loss of an image ({recipe.loss})", f"{sizes} on {run.data}")
+    return {"sizes": sizes} | reconstructions(run, models) | code_map(run, models["map"])
+
+
+def reconstructions(run: Run[Recipe], models: dict[str, Autoencoder]) -> dict[str, Any]:
+    """The squared errors of the three and of PCA, and a picture of what comes out."""
+    images, recipe = run.images, run.recipe
+    rows = {name: model.reconstruct(images.test) for name, model in models.items()}
+    rows |= {"PCA": project(images.train, recipe.code)(images.test)}
+    errors = {name: error_per_image(images.test, row) for name, row in rows.items()}
     print(
-        f"test error, the squared error per image summed over its {recipe.pixels} pixels in [0, 1]: "
-        f"{errors['autoencoder']:.4f}; PCA with {recipe.code} components: {errors['PCA']:.4f}"
+        f"squared error of a test image, summed over its {images.pixels} pixels: {errors['autoencoder']:.4f} with a "
+        f"code of {recipe.code}; PCA with as many components {errors['PCA']:.4f}; overcomplete code "
+        f"{errors['overcomplete']:.4f}"
     )
-    curves = {"training images": history.train, "test images": history.test}
-    plots.curve(out / "learning_curve.png", curves, f"loss per image ({recipe.unit})", f"{model.sizes} on {data}")
-    title = f"Test images, and what {recipe.code} numbers kept of them"
-    plots.image_rows(out / "reconstructions.png", {name: x[:10] for name, x in rows.items()}, images.shape, title)
+    shown = {"original": images.test[:12]} | {name: row[:12] for name, row in rows.items()}
+    title = f"Test images, and what {recipe.code} numbers kept of them (2 for the map)"
+    plots.image_rows(run.path("reconstructions.png"), shown, images.shape, title)
+    return {"squared_error": errors}
 
-    checking = perf_counter()
-    report = check(model, recipe, images.test)
-    print(f"every gradient against finite differences, in float64: {report}")
-    settings = {"model": model.sizes, "data": data, "seed": seed, "batch_size": recipe.batch_size}
-    results = {
-        "training_seconds": round(seconds, 3),
-        "loss_unit": f"{recipe.unit} per image, summed over its pixels",
-        "training_loss_by_epoch": history.train,
-        "test_loss_by_epoch": history.test,
-        "test_error_unit": "squared error per image, summed over its pixels in [0, 1]",
-        "test_error": errors,
-        "gradient_check": {
-            "verdict": report.verdict,
-            "entries": report.entries,
-            "compared_with": report.oracle,
-            "seconds": round(perf_counter() - checking, 3),
-        },
+
+def code_map(run: Run[Recipe], model: Autoencoder) -> dict[str, Any]:
+    """How well the plane of two numbers keeps the digits apart, and a picture of it."""
+    images = run.images
+    mean, axes = principal_components(images.train, 2)
+    codes: dict[str, Callable[[Array], Array]] = {"map": model.encode, "PCA": lambda x: (x - mean) @ axes}
+    agreement = {
+        name: neighbours_agree(encode(images.train), images.train_labels, encode(images.test), images.test_labels)
+        for name, encode in codes.items()
     }
-    write_json(out / "summary.json", settings | results)
-    print(f"written to {out}: {', '.join(OUTPUTS)}")
-    return 0 if report else 1
+    print(
+        f"the nearest training image in a plane has the same label: {agreement['map']:.1%} of the test images; "
+        f"in PCA's plane {agreement['PCA']:.1%}"
+    )
+    for name, encode in codes.items():
+        plots.labelled_map(
+            run.path(f"plane_{name.lower()}.png"),
+            encode(images.test[:3000]),
+            images.test_labels[:3000],
+            "first number",
+            "second number",
+            f"Test images in a plane: {'two numbers of an autoencoder' if name == 'map' else 'two components of PCA'}",
+        )
+    return {"nearest_neighbour_accuracy": agreement}
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """What the command line asks for; a mistake in it ends the program with exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m models.autoencoder", description=(__doc__ or "").split("\n")[0])
-    add = parser.add_argument
-    add("--data", choices=sorted(RECIPES), default="digits", help="the images (default: digits)")
-    add("--data-dir", help=f"folder of the MNIST IDX files (default: ${datasets.FOLDER_VARIABLE}, else downloaded)")
-    add("--epochs", type=positive, help="times to go through the training images (default: digits 100, mnist 5)")
-    add("--batch-size", type=positive, help="images in a step (default: digits 32, mnist 128)")
-    add("--code", type=positive, help="numbers in the code (default: digits 8, mnist 32)")
-    add("--seed", type=natural, default=0, help="of the weights and the order of images (default: 0)")
-    add("--out", type=Path, default=Path("runs/autoencoder"), help="folder to write to (default: runs/autoencoder)")
-    options = parser.parse_args(arguments)
-    recipe = RECIPES[options.data]
-    if options.data_dir is not None and options.data != "mnist":
-        parser.error("--data-dir goes with --data mnist; the digits come with scikit-learn")
-    if options.code is not None and options.code > recipe.pixels:
-        parser.error(f"argument --code: at most {recipe.pixels}, the number of pixels, not {options.code}")
-    asked = {name: getattr(options, name) for name in ("epochs", "batch_size", "code")}
-    options.recipe = recipe._replace(**{name: value for name, value in asked.items() if value is not None})
-    open_folder(parser, options.out)
-    return options
+OPTIONS = {"hidden": "units of the hidden layers", "code": "numbers in the code"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Exit codes: 0, 1 if a gradient is wrong, 2 for a wrong option or bad data, 130 when interrupted."""
-    options = parse(arguments)
-    return guarded(lambda: run(options.data, options.data_dir, options.recipe, options.seed, options.out))
+    """The command; see `commands.main` for its exit codes."""
+    return commands.main("models.autoencoder", __doc__, RECIPES, train, check, OPTIONS, {"paper": 2}, arguments)
 
 
 if __name__ == "__main__":

@@ -34,3 +34,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write numbers, texts and nests of them as JSON; numbers that are not finite are a ValueError."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote; empty where there is no such file, or something else."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

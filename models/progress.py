@@ -1,7 +1,8 @@
-"""How far a run has come: a bar on a terminal, elsewhere a plain line for each epoch."""
+"""How far a run has come: a bar on a terminal, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+LINES = 20  # at most so many epochs are reported where there is no terminal, or a line for each if there are fewer
 
 
 class _Speed(ProgressColumn):
@@ -59,32 +62,37 @@ class Bar:
 
 
 class Epochs(Bar):
-    """Progress of a training: epoch, loss, examples a second, time left.
+    """Progress of a training: epoch, step, loss, examples a second, time left.
 
     Args:
         epochs: how many there will be.
         examples: how many examples one has.
+        steps: how many steps.
+        done: examples that an interrupted run has already had, of all epochs.
     """
 
-    def __init__(self, epochs: int, examples: int):
-        loss = TextColumn("loss {task.fields[loss]}")
-        super().__init__(self._title(1, epochs), epochs * examples, "examples", loss, loss="")
-        self.epochs, self.examples, self.begun = epochs, examples, monotonic()
+    def __init__(self, epochs: int, examples: int, steps: int, done: int = 0):
+        values = TextColumn("{task.fields[values]}")
+        super().__init__("training", epochs * examples, "examples", values, values="", completed=done)
+        self.epochs, self.examples, self.steps = epochs, examples, steps
+        self.begun, self.done = monotonic(), done
 
-    @staticmethod
-    def _title(epoch: int, epochs: int) -> str:
-        return f"epoch {epoch}/{epochs}"
+    def step(self, epoch: int, step: int, examples: int, values: Mapping[str, float]) -> None:
+        """A step of this epoch was done, with so many examples."""
+        title = f"epoch {epoch}/{self.epochs}, step {step}/{self.steps}"
+        self.advance(examples, description=title, values=_line(values))
 
-    def step(self, epoch: int, examples: int, loss: float) -> None:
-        """A step of this epoch was done."""
-        self.advance(examples, description=self._title(epoch, self.epochs), loss=f"{loss:.4g}")
-
-    def epoch_done(self, epoch: int, loss: float, test_loss: float) -> None:
+    def epoch_done(self, epoch: int, values: Mapping[str, float]) -> None:
         """An epoch ended: where there is no bar, say so in a line."""
-        if not self.shown:
-            spent = monotonic() - self.begun
+        if not self.shown and (epoch % max(1, self.epochs // LINES) == 0 or epoch == self.epochs):
+            had, spent = epoch * self.examples - self.done, monotonic() - self.begun
+            speed = max(had, 1) / spent  # of a run that was resumed at the end of an epoch, nothing can be told yet
+            left = (self.epochs - epoch) * self.examples / speed
             self.console.print(
-                f"{self._title(epoch, self.epochs)}  loss {loss:.4g}  test loss {test_loss:.4g}  "
-                f"{epoch * self.examples / spent:,.0f} examples/s  {spent / epoch * (self.epochs - epoch):.0f} s left",
+                f"epoch {epoch}/{self.epochs}  {_line(values)}  {speed:,.0f} examples/s  {left:.0f} s left",
                 soft_wrap=True,
             )
+
+
+def _line(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import datasets
-from models.datasets import DataError, Source, mnist, read_idx
+from models.datasets import FILES, SOURCES, DataError, Source, load, read_idx
 
 pooch = pytest.importorskip("pooch")
 
@@ -29,34 +29,51 @@ def idx(array: Array) -> bytes:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The gzipped files of a data set that stands for MNIST, by name."""
+    """The gzipped files of a data set that stands for MNIST, by name: 5 training and 2 test images of 28×28."""
     rng = np.random.default_rng(0)
-    files = {}
-    for which, name, count in (("TRAIN", "train-images-idx3-ubyte", 5), ("TEST", "t10k-images-idx3-ubyte", 2)):
-        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
-        plain = idx(images)
-        files[name + ".gz"] = gzip.compress(plain)
-        sums = [hashlib.sha256(content).hexdigest() for content in (plain, files[name + ".gz"])]
-        monkeypatch.setattr(datasets, which, Source(name, images.shape, *sums))
+    arrays = [rng.integers(0, 256, (5, 28, 28), np.uint8), np.array([3, 1, 4, 1, 5], np.uint8)]
+    arrays += [rng.integers(0, 256, (2, 28, 28), np.uint8), np.array([9, 2], np.uint8)]
+    files = {f"{name}.gz": gzip.compress(idx(array)) for name, array in zip(FILES, arrays, strict=True)}
+    sums = {name: f"sha256:{hashlib.sha256(files[name + '.gz']).hexdigest()}" for name in FILES}
+    monkeypatch.setitem(SOURCES, "mnist", Source(SOURCES["mnist"].url, sums))
     monkeypatch.delenv(datasets.FOLDER_VARIABLE, raising=False)
     return files
 
 
 @pytest.fixture
 def folder(small: dict[str, bytes], tmp_path: Path) -> Path:
+    path = tmp_path / "mnist"
+    path.mkdir()
     for name, content in small.items():
-        (tmp_path / name).write_bytes(content)
-    return tmp_path
+        (path / name).write_bytes(content)
+    return path
 
 
 def test_digits_are_the_same_at_every_call() -> None:
-    a, b = datasets.digits(), datasets.digits()
+    a, b = load("digits"), load("digits")
     assert np.array_equal(a.train, b.train)
     assert np.array_equal(a.test, b.test)
+    assert np.array_equal(a.test_labels, b.test_labels)
     assert a.train.dtype == np.float32
+    assert a.train_labels.dtype == np.int64
     assert a.train.min() == 0
     assert a.train.max() == 1
     assert not set(map(bytes, a.test)) <= set(map(bytes, a.train))
+
+
+def test_labels_belong_to_their_images() -> None:
+    """The digits with their labels are those of scikit-learn, in any order; held-out images take theirs along."""
+    from sklearn.datasets import load_digits
+
+    whole, images = load_digits(), load("digits")
+    known = {
+        (row / 16).astype(np.float32).tobytes(): label for row, label in zip(whole.data, whole.target, strict=True)
+    }
+    parts = images.holding_out(300)
+    assert (len(parts.train), len(parts.test)) == (1137, 300)
+    for part in (images, parts):
+        for rows, labels in ((part.train, part.train_labels), (part.test, part.test_labels)):
+            assert [known[row.tobytes()] for row in rows] == list(labels)
 
 
 @given(st.lists(st.integers(0, 4), max_size=4), st.randoms(use_true_random=False), st.booleans())
@@ -102,18 +119,20 @@ def test_what_is_no_idx_file(tmp_path: Path, content: bytes, message: str) -> No
         read_idx(tmp_path / "images")
     assert str(tmp_path / "images") in str(error.value)
     assert message in str(error.value)
-    assert "copy the original there" in str(error.value)
+    assert "put the original in its place" in str(error.value)
 
 
 def test_a_folder_with_gzipped_or_plain_files(folder: Path, small: dict[str, bytes]) -> None:
-    gzipped = mnist(folder)
+    gzipped = load(str(folder))
     for name, content in small.items():
         (folder / name).unlink()
         (folder / name.removesuffix(".gz")).write_bytes(gzip.decompress(content))
-    plain = mnist(folder)
+    plain = load(str(folder))
     assert (gzipped.train.shape, gzipped.test.shape, gzipped.shape) == ((5, 784), (2, 784), (28, 28))
     assert gzipped.train.dtype == np.float32
     assert gzipped.train.max() <= 1
+    assert gzipped.train_labels.tolist() == [3, 1, 4, 1, 5]
+    assert gzipped.test_labels.tolist() == [9, 2]
     assert np.array_equal(gzipped.train, plain.train)
     assert np.array_equal(gzipped.test, plain.test)
     expected = read_idx(folder / "t10k-images-idx3-ubyte").reshape(2, 784) / np.float32(255)
@@ -121,12 +140,21 @@ def test_a_folder_with_gzipped_or_plain_files(folder: Path, small: dict[str, byt
 
 
 def test_the_folder_of_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(datasets.FOLDER_VARIABLE, str(folder))
-    assert len(mnist().train) == 5
-    monkeypatch.setenv(datasets.FOLDER_VARIABLE, str(folder / "elsewhere"))
-    with pytest.raises(DataError, match="elsewhere: no such folder"):
-        mnist()
-    assert len(mnist(folder).train) == 5  # what was asked for comes before the environment
+    monkeypatch.setenv(datasets.FOLDER_VARIABLE, str(folder.parent))
+    assert len(load("mnist").train) == 5
+    with pytest.raises(DataError, match="fashion-mnist: no such folder"):
+        load("fashion-mnist")
+
+
+def test_files_that_do_not_belong_together(folder: Path) -> None:
+    labels = folder / "t10k-labels-idx1-ubyte.gz"
+    labels.write_bytes(gzip.compress(idx(np.zeros(3, np.uint8))))
+    with pytest.raises(DataError, match="3 labels for 2 images"):
+        load(str(folder))
+    labels.write_bytes(gzip.compress(idx(np.zeros(2, np.uint8))))
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros((2, 8, 9), np.uint8))))
+    with pytest.raises(DataError, match=r"images \(8, 9\), but the training images are \(28, 28\)"):
+        load(str(folder))
 
 
 def flipped(content: bytes) -> bytes:
@@ -142,8 +170,8 @@ def flipped(content: bytes) -> bytes:
         (lambda content: b"", "no IDX file"),
         (lambda content: gzip.decompress(content), "truncated or corrupt gzip file"),
         (lambda content: gzip.compress(gzip.decompress(content)[:-1]), "truncated: "),
-        (lambda content: gzip.compress(flipped(gzip.decompress(content))), "its SHA-256 is not that of MNIST"),
-        (lambda content: gzip.compress(idx(np.zeros((5, 8, 8), np.uint8))), "shape (5, 8, 8), not (5, 28, 28)"),
+        (lambda content: gzip.compress(idx(np.zeros((5, 64), np.uint8))), "3 dimensions, found shape (5, 64)"),
+        (lambda content: gzip.compress(idx(np.zeros((0, 8, 8), np.uint8))), "3 dimensions, found shape (0, 8, 8)"),
         (None, "no such file, nor with .gz"),
     ],
 )
@@ -154,17 +182,16 @@ def test_a_damaged_file_is_named(folder: Path, damage: Callable[[bytes], bytes] 
     if damage:
         path.write_bytes(damage(whole))
     with pytest.raises(DataError) as error:
-        mnist(folder)
+        load(str(folder))
     assert str(path).removesuffix(".gz") in str(error.value)
     assert message in str(error.value)
-    assert "download" in str(error.value)
 
 
 @pytest.fixture
 def cache(small: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of downloads, still empty."""
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache" / project)
-    return tmp_path / "cache" / "minigrad"
+    return tmp_path / "cache" / "minigrad" / "mnist"
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], bytes]) -> list[str]:
@@ -174,7 +201,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], bytes]) -> li
     def download(self: Any, url: str, output_file: str, pooch: Any) -> None:
         asked.append(url)
         with open(output_file, "wb") as file:
-            file.write(answer(url.removeprefix(datasets.MIRROR)))
+            file.write(answer(url.removeprefix(SOURCES["mnist"].url)))
 
     monkeypatch.setattr(pooch.HTTPDownloader, "__call__", download)
     return asked
@@ -182,9 +209,9 @@ def serve(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], bytes]) -> li
 
 def test_a_download_happens_once(cache: Path, small: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = serve(monkeypatch, small.__getitem__)
-    assert len(mnist().train) == 5
-    assert len(mnist().train) == 5
-    assert asked == [datasets.MIRROR + name for name in small]
+    assert len(load("mnist").train) == 5
+    assert len(load("mnist").train) == 5
+    assert asked == [SOURCES["mnist"].url + name for name in small]
     assert sorted(path.name for path in cache.iterdir()) == sorted(small)
 
 
@@ -192,20 +219,20 @@ def test_a_damaged_file_in_the_cache_is_replaced(
     cache: Path, small: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = serve(monkeypatch, small.__getitem__)
-    mnist()
+    load("mnist")
     path = cache / "train-images-idx3-ubyte.gz"
     os.chmod(path, 0o600)
     path.write_bytes(path.read_bytes()[:100])
-    assert len(mnist().train) == 5
-    assert len(asked) == 3
+    assert len(load("mnist").train) == 5
+    assert len(asked) == 5
 
 
 def test_a_wrong_download_leaves_nothing(cache: Path, small: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, lambda name: small[name][:-1])
     with pytest.raises(
-        DataError, match=r"train-images-idx3-ubyte.gz: what came is not the file \(its SHA-256 differs\)"
+        DataError, match=r"train-images-idx3-ubyte.gz: what came is not the file \(its checksum differs\)"
     ):
-        mnist()
+        load("mnist")
     assert list(cache.iterdir()) == []
 
 
@@ -218,7 +245,7 @@ def test_an_interrupted_download_leaves_nothing(
 
     monkeypatch.setattr(pooch.HTTPDownloader, "__call__", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        mnist()
+        load("mnist")
     assert list(cache.iterdir()) == []
 
 
@@ -229,8 +256,8 @@ def test_no_network_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(pooch.HTTPDownloader, "__call__", unreachable)
-    with pytest.raises(DataError, match=r"the download to .* failed \(no route to host\): .* --data-dir"):
-        mnist()
+    with pytest.raises(DataError, match=r"the download to .* failed \(no route to host\): .* --data DIR"):
+        load("mnist")
     assert list(cache.iterdir()) == []
 
 
@@ -238,11 +265,13 @@ def real_folder() -> Path | None:
     """The folder of the real files, if there is one."""
     beside = Path(__file__).parents[2].parent / "shared" / "data" / "mnist"
     named = os.environ.get(datasets.FOLDER_VARIABLE)
-    return Path(named) if named else beside if beside.is_dir() else None
+    return Path(named) / "mnist" if named else beside if beside.is_dir() else None
 
 
-@pytest.mark.skipif(real_folder() is None, reason="needs the files of MNIST, in the folder MINIGRAD_DATA_DIR")
+@pytest.mark.skipif(real_folder() is None, reason="needs the files of MNIST, in mnist in the folder MINIGRAD_DATA_DIR")
 def test_the_real_files() -> None:
-    images = mnist(real_folder())
+    images = load(str(real_folder()))
     assert (images.train.shape, images.test.shape) == ((60_000, 784), (10_000, 784))
     assert images.train.mean(dtype=float) == pytest.approx(0.1306604762738429)  # as MNIST is quoted everywhere: 0.1307
+    assert np.bincount(images.train_labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(images.test_labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
