@@ -190,7 +190,7 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     place = run.fit(step, {"model": models, "descent": descents}, images.train, evaluate=evaluate)
     losses = {name: curve for name, curve in place.curves.items() if name.startswith("autoencoder")}
     sizes = f"{images.pixels}-{recipe.hidden}-{recipe.code}-{recipe.hidden}-{images.pixels}"
-    plots.curves(run.path("curves.png"), losses, f"loss of an image ({recipe.loss})", f"{sizes} on {run.data}")
+    plots.curves(run.path("curves.png"), losses, f"loss of an image ({recipe.loss})", f"{sizes} on {run.data_name}")
     return {"sizes": sizes} | reconstructions(run, models) | code_map(run, models["map"])
 
 

@@ -31,7 +31,7 @@ def save(path: Path, tensors: Any, facts: Mapping[str, Any]) -> None:
         >>> load_facts(path)["epoch"], mg.io.load(path)["w"].data
         (3, array([1., 1.]))
     """
-    mg.io.save(path, tensors, json.dumps({"version": VERSION, **facts}, ensure_ascii=False))
+    mg.io.save(path, tensors, json.dumps({"version": VERSION, **facts}, ensure_ascii=False, allow_nan=False))
 
 
 def load_facts(path: Path) -> dict[str, Any]:

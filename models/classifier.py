@@ -276,7 +276,7 @@ def results(run: Run[Recipe], model: Classifier) -> dict[str, Any]:
     counts = np.zeros((classes(images), classes(images)), np.int64)
     np.add.at(counts, (images.test_labels, said), 1)
     accuracy = float(np.mean(said == images.test_labels))
-    held_out = 1 - place.best
+    held_out = 1 - min(place.curves["error, held out"])
     print(
         f"right on {accuracy:.2%} of {len(said):,} test images (on {held_out:.2%} of those held out), with the weights "
         f"of epoch {place.best_epoch} of {place.epoch}"
@@ -300,7 +300,7 @@ def results(run: Run[Recipe], model: Classifier) -> dict[str, Any]:
 
 def draw_curves(run: Run[Recipe], sizes: str) -> None:
     """Loss and accuracy over the epochs."""
-    curves, title = run.place.curves, f"{sizes} on {run.data}"
+    curves, title = run.place.curves, f"{sizes} on {run.data_name}"
     losses = {"training, with dropout": curves["loss"]} if run.recipe.dropout or run.recipe.drop_pixels else {}
     losses |= {name: curves[f"loss, {name}"] for name in ("training", "held out")}
     plots.curves(run.path("loss.png"), losses, f"loss of an image ({run.recipe.cost})", title)
@@ -311,7 +311,7 @@ def draw_curves(run: Run[Recipe], sizes: str) -> None:
 def draw_confusion(run: Run[Recipe], counts: Array) -> None:
     """How often the images of each label got each answer."""
     mistakes = np.where(np.eye(len(counts), dtype=bool), np.nan, counts)
-    title = f"Test images of {run.data}: {int(np.trace(counts)):,} of {int(counts.sum()):,} right"
+    title = f"Test images of {run.data_name}: {int(np.trace(counts)):,} of {int(counts.sum()):,} right"
     with plots.axes(run.path("confusion.png"), "answer", "label", title, 6.4, 6.0) as drawing:
         drawing.imshow(mistakes, cmap="Reds", vmin=0)
         for (label, answer), count in np.ndenumerate(counts):
@@ -324,7 +324,7 @@ def draw_mistakes(run: Run[Recipe], said: Array) -> None:
     """The first test images whose label is not what the network said."""
     images = run.images
     wrong = np.flatnonzero(said != images.test_labels)[:60]
-    title = f"Wrong answers to test images of {run.data}: the label → the answer"
+    title = f"Wrong answers to test images of {run.data_name}: the label → the answer"
     with plots.axes(run.path("mistakes.png"), "", "", title, 9.0, 0.95 * -(-len(wrong) // 10) + 0.5) as drawing:
         for i, k in enumerate(wrong):
             y, x = divmod(i, 10)

@@ -60,6 +60,11 @@ class Run(Generic[R]):
     place: Place = field(default_factory=Place)
 
     @property
+    def data_name(self) -> str:
+        """What the images are called in titles: of a folder, its last part."""
+        return Path(self.data).name
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What makes this run this one. The same settings give the same weights, on any number of threads."""
         chosen = {"data": self.data, "seed": self.seed, "kernels": mg.kernels.mode()}

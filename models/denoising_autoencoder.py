@@ -196,7 +196,7 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     place = run.fit(step, {"model": models, "descent": descents}, images.train, evaluate=evaluate)
     lines = {name: curve for name, curve in place.curves.items() if name != "none"}
     sizes = f"{images.pixels}-{recipe.hidden}-{images.pixels}"
-    plots.curves(run.path("curves.png"), lines, "squared error of an image", f"{sizes} on {run.data}")
+    plots.curves(run.path("curves.png"), lines, "squared error of an image", f"{sizes} on {run.data_name}")
     for name, model in models.items():
         filters = model.encoder.tensors()["layers.0.weight"].data.T[:100]
         title = f"{len(filters)} filters of the network trained with {name if name in NOISES else 'no'} noise"

@@ -381,7 +381,7 @@ def results(run: Run[Recipe], average: Generator) -> dict[str, Any]:
         f"{share.max():.1%}, says a classifier that is right on {accuracy:.2%} of the test images"
     )
     shape = images.shape
-    plots.image_grid(run.path("samples.png"), samples[:200], shape, 20, f"Samples, after training on {run.data}")
+    plots.image_grid(run.path("samples.png"), samples[:200], shape, 20, f"Samples, after training on {run.data_name}")
     draw_shares(run, share)
     rows = {"sample": samples[:SHOWN], "nearest training image": nearest(samples[:SHOWN], images.train)}
     plots.image_rows(run.path("nearest.png"), rows, shape, "Samples, and the training images nearest to them")
@@ -401,7 +401,7 @@ def results(run: Run[Recipe], average: Generator) -> dict[str, Any]:
 
 def draw_curves(run: Run[Recipe]) -> None:
     """Both losses, and how often the discriminator is right."""
-    curves, title = run.place.curves, f"{sizes(run.recipe, run.images.pixels)} on {run.data}"
+    curves, title = run.place.curves, f"{sizes(run.recipe, run.images.pixels)} on {run.data_name}"
     even = -np.log(2) if run.recipe.loss == "minimax" else np.log(2)
     losses = {
         f"discriminator ({np.log(4):.3f} if it can't tell)": curves["discriminator"],
@@ -415,7 +415,7 @@ def draw_curves(run: Run[Recipe]) -> None:
 def draw_shares(run: Run[Recipe], share: Array) -> None:
     """How many of the samples show each digit, and how many of the training images do."""
     real = np.bincount(run.images.train_labels, minlength=len(share)) / len(run.images.train)
-    title = f"What the samples show, and the training images of {run.data}"
+    title = f"What the samples show, and the training images of {run.data_name}"
     with plots.axes(run.path("shares.png"), "label", "share (%)", title) as drawing:
         for name, values, side in (("training images", real, -0.2), ("samples", share, 0.2)):
             drawing.bar(np.arange(len(share)) + side, 100 * values, 0.4, label=name)

@@ -227,7 +227,7 @@ def measured(run: Run[Recipe], model: Autoencoder, penalty: str) -> dict[str, An
 def draw_curves(run: Run[Recipe]) -> None:
     """Errors of training and test images over the epochs."""
     curves = run.place.curves
-    title = f"{run.recipe.images:,} training images of {run.data}: solid test error, dashed training error"
+    title = f"{run.recipe.images:,} training images of {run.data_name}: solid test error, dashed training error"
     with plots.axes(run.path("curves.png"), "epoch", "squared error of an image", title) as drawing:
         for i, penalty in enumerate(PENALTIES):
             epochs = range(1, len(curves[penalty]) + 1)

@@ -106,7 +106,7 @@ class Place:
     position: int = 0  # steps of the next one that are done
     sums: dict[str, float] = field(default_factory=dict)  # of what those steps returned, over their images
     curves: dict[str, list[float]] = field(default_factory=dict)  # one number an epoch
-    best: float = math.inf  # of the curve that the patience watches
+    best: float | None = None  # of the curve that the patience watches
     best_epoch: int = 0
     seconds: float = 0.0  # spent
 
@@ -232,11 +232,15 @@ class Training:
         if self.evaluate is not None:
             with mg.no_grad():
                 values |= self.evaluate()
+        bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise self._explained(f"after the last step of the epoch, {' and '.join(bad)}")
         for name, value in values.items():
             place.curves.setdefault(name, []).append(value)
         place.epoch, place.position, place.sums = place.epoch + 1, 0, {}
-        if self.patience is not None and values[self.patience.curve] < place.best:
-            place.best, place.best_epoch = values[self.patience.curve], place.epoch
+        watched = values[self.patience.curve] if self.patience is not None else None
+        if watched is not None and (place.best is None or watched < place.best):
+            place.best, place.best_epoch = watched, place.epoch
             for name, tensor in self.best.items():
                 tensor.assign(self.model[name].data)
         return values

@@ -271,7 +271,7 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     place = run.fit(step, {"model": models, "descent": descents}, images.train, evaluate=evaluate)
     sizes = "-".join(map(str, [images.pixels, *[recipe.hidden] * recipe.layers, recipe.code]))
     losses = {name: curve for name, curve in place.curves.items() if name.startswith("vae")}
-    plots.curves(run.path("curves.png"), losses, "-L of an image, in nats", f"{sizes} and back, on {run.data}")
+    plots.curves(run.path("curves.png"), losses, "-L of an image, in nats", f"{sizes} and back, on {run.data_name}")
     reconstructions(run, models, test)
     pictures(run, models["vae"], test)
     if recipe.plane == "yes":

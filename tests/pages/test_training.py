@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -278,6 +279,16 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
     with pytest.raises(Diverged, match="step 5: scale is not finite any more"):
         made.training.run()
     assert checkpoints.load_facts(made.path)["place"]["position"] == 3
+
+
+def test_an_evaluation_that_is_not_finite_is_said(tmp_path: Path) -> None:
+    options = {"epochs": 3, "batch_size": 4, "path": tmp_path / "c.safetensors", "settings": {}}
+    training = Training(
+        lambda x: 1.0, {"w": mg.ones(1)}, (np.zeros((4, 1)),), evaluate=lambda: {"test": math.nan}, **options
+    )
+    with pytest.raises(Diverged, match="epoch 1, .* test is nan"):
+        training.run()
+    assert checkpoints.load_facts(tmp_path / "c.safetensors")["place"]["curves"] == {}
 
 
 def damaged(path: Path, kind: str) -> str:
