@@ -216,9 +216,7 @@ class Training:
             values = self.step(*batch)
         except Diverged as error:
             self.draws.state.assign(draws)
-            with mg.record() as tape, suppress(Diverged):
-                self.step(*batch)
-            raise self._explained(f"{error}; {_first_bad_layer(tape, self.state)}") from error
+            raise self._explained(f"{error}; {_first_bad_layer(self.state, self.step, batch)}") from error
         named = dict(values) if isinstance(values, Mapping) else {"loss": values}
         for name, value in named.items():
             place.sums[name] = place.sums.get(name, 0.0) + value * len(batch[0])
@@ -264,9 +262,19 @@ class Training:
         )
 
 
-def _first_bad_layer(tape: mg.Tape, state: Any) -> str:
-    """Where in a recorded step the first number that is not finite arose; without one, where values grew the most."""
-    layers = {id(leaf.array): name.rpartition(".")[0] for name, leaf in trees.named_leaves(state)}
+def _first_bad_layer(state: Any, step: Callable[..., Any], batch: tuple[mg.Tensor, ...]) -> str:
+    """Where in a step that diverges the first number that is not finite arises, or without one values grow the most.
+
+    The step is repeated for this, and recorded.
+    """
+
+    def by_array() -> dict[int, str]:
+        return {id(leaf.array): name.rpartition(".")[0] for name, leaf in trees.named_leaves(state)}
+
+    layers = by_array()
+    with mg.record() as tape, suppress(Diverged):
+        step(*batch)
+    layers |= by_array()  # of a part of the state that the step did change
     layer, most, where = "the input", 0.0, ""
     for entry in tape.entries:
         arrays = [array for array in entry.inputs if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
