@@ -106,7 +106,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, index: int, factor: float) -> None:
     monkeypatch.setattr(autoencoder.Autoencoder, "__call__", planted)
 
 
-@pytest.mark.parametrize(("recipe", "index"), [("digits", 0), ("digits", 3), ("mnist", 4), ("mnist", 7)])
+@pytest.mark.parametrize(("recipe", "index"), [("digits", 3), ("mnist", 4)])
 def test_an_error_of_a_millionth_in_one_entry_is_found(
     monkeypatch: pytest.MonkeyPatch, recipe: str, index: int
 ) -> None:
