@@ -4,7 +4,7 @@ Each row runs the preset of a page on MNIST, as anyone can run it by hand, and p
 published.
 
     python -m benchmarks.papers                   all rows; takes as long as `MINUTES` of the pages say, in all
-    python -m benchmarks.papers --only vae gan    only the rows of these pages
+    python -m benchmarks.papers --only gan vae-paper   only the rows of these pages, or these rows
     python -m benchmarks.papers --json            ... also written to benchmarks/results/papers.json, row by row; rows
                                                   that are not run now stay there
     python -m benchmarks.papers --show            only print what that file holds
@@ -416,8 +416,8 @@ def show(results: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. The exit code is 0 if every number that was measured now is reached."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    models = sorted({row.model for row in ROWS})
-    parser.add_argument("--only", nargs="+", choices=models, default=models, help="the pages to run (default: all)")
+    names = {name: None for row in ROWS for name in (row.model, row.name)}
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="pages or rows to run (default: all)")
     parser.add_argument("--json", action="store_true", help=f"write to {RESULTS}")
     parser.add_argument("--show", action="store_true", help="run nothing: print what was written")
     options = parser.parse_args(arguments)
@@ -427,7 +427,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     found: dict[str, Any] = {}
     for row in ROWS:
-        if row.model in options.only:
+        if row.model in options.only or row.name in options.only:
             found[row.name] = measured(row)
             if options.json:
                 stored[row.name] = found[row.name]

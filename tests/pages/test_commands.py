@@ -22,6 +22,7 @@ from minigrad import testing
 pytest.importorskip("matplotlib")
 
 import models
+from benchmarks import papers
 from models import checkpoints, commands, training
 
 MODELS = [importlib.import_module(f"models.{name}") for name in models.MODELS]
@@ -92,6 +93,11 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(
     assert page.main(arguments(page, tmp_path / "whole", *options)) == 0
     whole = json.loads((tmp_path / "whole" / "summary.json").read_text("utf-8"))
     assert {path.name for path in (tmp_path / "whole").iterdir()} == set(whole["files"])
+    for row in papers.ROWS:  # what is held against papers can be found in it
+        if f"models.{row.model}" == page.__name__:
+            assert row.preset in page.RECIPES
+            summaries = [whole, {"test_loss": 1.0}] if row.reference else [whole]
+            assert all(np.isfinite(number.found(summaries)) for number in row.numbers)
 
     step, calls = training.Training._step, 0
 
