@@ -17,9 +17,12 @@ autoencoder's row needs PyTorch (`pip install -e '.[bench]'`), the others `pip i
 
 from __future__ import annotations
 
+import os
+
+ENVIRONMENT = dict(os.environ)  # of the runs: other benchmarks, imported below, ask for one thread
+
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -352,7 +355,7 @@ def run(row: Row, seed: int) -> dict[str, Any]:
     command += ["--seed", str(seed), "--out", str(folder)]
     print("$", *command[1:], flush=True)
     begun = perf_counter()
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env=ENVIRONMENT)
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except KeyboardInterrupt:
@@ -386,7 +389,7 @@ def measured(row: Row) -> dict[str, Any]:
         "options": list(row.options),
         "seeds": list(row.seeds),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine() | {"threads": mg.kernels.num_threads()},
+        "machine": machine() | {"threads": summaries[0]["threads"]},
         "protocol": row.protocol,
         "settings": [summary["settings"] for summary in summaries[: len(runs)]],
         "minutes": [round(each["seconds"] / 60, 2) for each in runs],

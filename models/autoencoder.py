@@ -1,7 +1,7 @@
 r"""An autoencoder: a network that learns to say again what it was shown, through a bottleneck.
 
     python -m models.autoencoder                     64-32-8-32-64 on 8×8 digits: ten seconds
-    python -m models.autoencoder --preset paper      784-128-32-128-784 on MNIST: two minutes
+    python -m models.autoencoder --preset paper      784-128-32-128-784 on MNIST: one minute
 
 **The model.** An encoder e maps an image x, D pixels, to a code h of K < D numbers; a decoder d maps the code back:
 
@@ -241,7 +241,7 @@ OPTIONS = {"hidden": "units of the hidden layers", "code": "numbers in the code"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `commands.main` for its exit codes."""
-    return commands.main("models.autoencoder", __doc__, RECIPES, train, check, OPTIONS, {"paper": 2}, arguments)
+    return commands.main("models.autoencoder", __doc__, RECIPES, train, check, OPTIONS, {"paper": 1}, arguments)
 
 
 if __name__ == "__main__":

@@ -172,7 +172,12 @@ def _train(run: Run[R], train: Callable[[Run[R]], Mapping[str, Any]]) -> int:
         _clear(run.folder)
     with mg.random.use(mg.random.Generator(run.seed)):
         found = train(run)
-    summary = {"training_seconds": round(run.place.seconds, 3), "curves": run.place.curves, **found}
+    summary = {
+        "threads": mg.kernels.num_threads(),
+        "training_seconds": round(run.place.seconds, 3),
+        "curves": run.place.curves,
+        **found,
+    }
     files = [*run.files, CHECKPOINT, "summary.json"]
     write_json(run.folder / "summary.json", {"settings": run.settings, **summary, "files": files})
     print(f"written to {run.folder}: {', '.join(files)}")

@@ -1,7 +1,7 @@
 r"""A denoising autoencoder: noise in, the clean image out.
 
     python -m models.denoising_autoencoder                     64-128-64 on 8×8 digits: ten seconds
-    python -m models.denoising_autoencoder --preset paper      784-500-784 on MNIST: two minutes
+    python -m models.denoising_autoencoder --preset paper      784-500-784 on MNIST: two and a half minutes
 
 **The model.** A copy x̃ of an image x is spoilt; the network sees x̃, and is asked for x:
 
@@ -239,7 +239,7 @@ OPTIONS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `commands.main` for its exit codes."""
     return commands.main(
-        "models.denoising_autoencoder", __doc__, RECIPES, train, check, OPTIONS, {"paper": 2}, arguments
+        "models.denoising_autoencoder", __doc__, RECIPES, train, check, OPTIONS, {"paper": 2.5}, arguments
     )
 
 

@@ -34,17 +34,18 @@ def answered(monkeypatch: pytest.MonkeyPatch, summaries: list[dict[str, Any]]) -
     [(None, None, True), (2.5, None, True), (2.6, None, False), (None, 2.5, True), (None, 2.4, False), (2, 3, True)],
 )
 def test_what_is_reached(monkeypatch: pytest.MonkeyPatch, least: float, most: float, reached: bool) -> None:
-    seeds = answered(monkeypatch, [{"a": {"b": 2.5}, "settings": {"n": i}} for i in range(2)])
+    seeds = answered(monkeypatch, [{"a": {"b": 2.5}, "settings": {"n": i}, "threads": 2} for i in range(2)])
     found = measured(row(least, most))
     assert seeds == found["seeds"] == [3, 4]
     assert found["numbers"][0] | {"ours": 2.5, "reached": reached} == found["numbers"][0]
     assert found["settings"] == [{"n": 0}, {"n": 1}]
+    assert found["machine"]["threads"] == 2
     assert found["minutes"] == [1.5, 1.5]
     assert found["peak_mib"] == 104
 
 
 def test_a_number_that_is_none_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    answered(monkeypatch, [{"a": {"b": float("nan")}, "settings": {}}] * 2)
+    answered(monkeypatch, [{"a": {"b": float("nan")}, "settings": {}, "threads": 2}] * 2)
     assert not measured(row(least=1.0))["numbers"][0]["reached"]
 
 
@@ -58,7 +59,7 @@ def test_only_some_rows_are_run_and_the_others_stay(
     monkeypatch.setattr(papers, "RESULTS", tmp_path / "papers.json")
     other = Row("other", "paper", "also", row().numbers)
     monkeypatch.setattr(papers, "ROWS", (row(least=3.0), other))
-    answered(monkeypatch, [{"a": {"b": 2.0 + i}, "settings": {}} for i in range(3)])
+    answered(monkeypatch, [{"a": {"b": 2.0 + i}, "settings": {}, "threads": 2} for i in range(3)])
     assert papers.main(["--json", "--only", "toy"]) == 1
     assert papers.main(["--json", "--only", "other-paper"]) == 0
     assert list(json.loads((tmp_path / "papers.json").read_text("utf-8"))) == ["toy-paper", "other-paper"]
