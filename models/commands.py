@@ -121,7 +121,7 @@ def main(
         train: does the work, prints what it found, and returns it for `summary.json`.
         check: compares every gradient of a small model with finite differences.
         options: fields of the recipe that the command line can set, and what they are.
-        minutes: what a preset takes on two cores, as it was measured.
+        minutes: what a preset takes on two cores, roughly.
         arguments: of the command line.
 
     Returns:
