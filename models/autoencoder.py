@@ -164,14 +164,13 @@ def neighbours_agree(codes: Array, labels: Array, test_codes: Array, test_labels
 
 
 def check(recipe: Recipe) -> testing.Report:
-    """Check the gradient of the loss of five images of nine pixels with respect to all parameters, in float64."""
-    models = commands.small(networks(9, replace(recipe, hidden=5, code=3)))
-    x = mg.random.uniform((5, 9))
+    """Check the gradient of the losses of five images of nine pixels with respect to all parameters, in float64."""
 
-    def loss(models: dict[str, Autoencoder]) -> mg.Tensor:
-        return sum((mean_loss(model(x), x, recipe.loss) for model in models.values()), mg.Tensor(0.0))
+    def total(models: dict[str, Autoencoder], x: mg.Tensor) -> mg.Tensor:
+        return mg.sum(mg.stack([mean_loss(model(x), x, recipe.loss) for model in models.values()]))
 
-    return testing.check(loss, models)
+    small = replace(recipe, hidden=5, code=3)
+    return commands.check_gradients(lambda: (networks(9, small), mg.random.uniform((5, 9))), total)
 
 
 def train(run: Run[Recipe]) -> dict[str, Any]:

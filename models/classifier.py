@@ -185,19 +185,13 @@ def mean_loss(z: mg.Tensor, labels: mg.Tensor, cost: str) -> mg.Tensor:
 
 
 def check(recipe: Recipe) -> testing.Report:
-    """Check the gradient of the loss of five images of nine pixels with respect to all parameters, in float64.
+    """Check the gradient of the loss of five images of nine pixels with respect to all parameters, in float64."""
 
-    The units that dropout drops are the same at every call. All draws are fixed, so that none is at a rectifier's kink.
-    """
-    with mg.random.use(mg.random.Generator(0)):
-        model = Classifier(9, 3, replace(recipe, hidden=6)).astype(np.float64)
-        x, labels = mg.random.uniform((5, 9)), mg.random.integers(0, 3, 5)
+    def make() -> tuple[Classifier, mg.Tensor, mg.Tensor]:
+        model = Classifier(9, 3, replace(recipe, hidden=6))
+        return model, mg.random.uniform((5, 9)), mg.random.integers(0, 3, 5)
 
-    def loss(model: Classifier) -> mg.Tensor:
-        with mg.random.use(mg.random.Generator(1)):
-            return mean_loss(model(x), labels, recipe.cost)
-
-    return testing.check(loss, model)
+    return commands.check_gradients(make, lambda model, x, labels: mean_loss(model(x), labels, recipe.cost))
 
 
 def descent(model: Classifier, recipe: Recipe, images: int) -> Descent:
@@ -205,8 +199,7 @@ def descent(model: Classifier, recipe: Recipe, images: int) -> Descent:
     if recipe.cost == "quadratic":
         return Descent(mg.optim.SGD(model, lr=recipe.learning_rate, weight_decay=recipe.weight_decay))
     optimizer = mg.optim.Adam(model, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    steps = recipe.epochs * -(-images // recipe.batch_size)
-    return Descent(optimizer, mg.optim.schedules.cosine(recipe.learning_rate, steps))
+    return Descent(optimizer, mg.optim.schedules.cosine(recipe.learning_rate, recipe.steps(images)))
 
 
 def trained(images: Images, seed: int = 0) -> Classifier:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
@@ -37,6 +38,15 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float
+
+    def steps(self, images: int) -> int:
+        """How many steps so many training images take, in all epochs.
+
+        Example:
+            >>> Recipe(epochs=3, batch_size=100, learning_rate=0.1).steps(250)
+            9
+        """
+        return self.epochs * ceil(images / self.batch_size)
 
 
 R = TypeVar("R", bound=Recipe)
@@ -157,13 +167,25 @@ def main(
         return 1
 
 
-def small(tree: Any) -> Any:
-    """A fresh model, or a tree of them, in float64 and with some noise on every tensor, for a check of its gradients.
+def check_gradients(make: Callable[[], tuple[Any, ...]], loss: Callable[..., Any]) -> testing.Report:
+    """Compare the gradient of a loss with respect to all parameters of a fresh model with finite differences.
 
-    Fresh biases are 0, and where a hidden unit gets nothing but a bias, ReLU would be at its kink.
+    Args:
+        make: a model or a tree of them, and the data that the loss is to be of, float64.
+        loss: of these; what it draws is the same at every call.
+
+    The model is taken to float64, with some noise on every tensor: fresh biases are 0, and where a hidden unit gets
+    nothing but a bias, ReLU would be at its kink. All draws are fixed, so that the verdict is always the same.
     """
     with mg.random.use(mg.random.Generator(0)):
-        return trees.map(lambda leaf: mg.Tensor(leaf.data + mg.random.normal(leaf.shape, 0.0, 0.1).data), tree)
+        model, *data = make()
+        model = trees.map(lambda leaf: mg.Tensor(leaf.data + mg.random.normal(leaf.shape, 0.0, 0.1).data), model)
+
+    def fixed(model: Any) -> Any:
+        with mg.random.use(mg.random.Generator(1)):
+            return loss(model, *data)
+
+    return testing.check(fixed, model)
 
 
 def _train(run: Run[R], train: Callable[[Run[R]], Mapping[str, Any]]) -> int:

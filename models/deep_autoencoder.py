@@ -164,13 +164,10 @@ def gradient_sizes(model: DeepAutoencoder, x: mg.Tensor) -> list[float]:
 
 def check(recipe: Recipe) -> testing.Report:
     """Check the gradient of the loss of five images of nine pixels with respect to all parameters, in float64."""
-    model = DeepAutoencoder(sizes(9, replace(recipe, width=8, code=2))).astype(np.float64)
-    x = mg.random.uniform((5, 9))
-
-    def loss(model: DeepAutoencoder) -> mg.Tensor:
-        return mean_loss(model(x), x)
-
-    return testing.check(loss, model)
+    small = sizes(9, replace(recipe, width=8, code=2))
+    return commands.check_gradients(
+        lambda: (DeepAutoencoder(small), mg.random.uniform((5, 9))), lambda model, x: mean_loss(model(x), x)
+    )
 
 
 def train(run: Run[Recipe]) -> dict[str, Any]:
@@ -179,8 +176,7 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     layers = sizes(images.pixels, recipe)
     model = DeepAutoencoder(layers)
     fresh = gradients(run, model)
-    steps = recipe.epochs * -(-len(images.train) // recipe.batch_size)
-    schedule = mg.optim.schedules.cosine(recipe.learning_rate, steps)
+    schedule = mg.optim.schedules.cosine(recipe.learning_rate, recipe.steps(len(images.train)))
     descent = Descent(mg.optim.Adam(model, lr=recipe.learning_rate), schedule)
 
     def step(x: mg.Tensor) -> dict[str, float]:

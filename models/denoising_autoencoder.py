@@ -163,24 +163,19 @@ def projection(train: Array, held: Array, noisy: Array, a: float) -> tuple[Calla
 
 def check(recipe: Recipe) -> testing.Report:
     """Check the gradient of the losses of five images of nine pixels with respect to all parameters, in float64."""
-    with mg.random.use(mg.random.Generator(0)):
-        models = {name: m.astype(np.float64) for name, m in networks(9, replace(recipe, hidden=12)).items()}
-        x = mg.random.uniform((5, 9))
 
-    def loss(models: dict[str, Denoiser]) -> mg.Tensor:
-        with mg.random.use(mg.random.Generator(1)):  # the same noise at every call
-            return mg.sum(mg.stack([mean_loss(model(spoilt(x, noise, recipe)), x) for noise, model in models.items()]))
+    def total(models: dict[str, Denoiser], x: mg.Tensor) -> mg.Tensor:
+        return mg.sum(mg.stack([mean_loss(model(spoilt(x, noise, recipe)), x) for noise, model in models.items()]))
 
-    return testing.check(loss, models)
+    small = replace(recipe, hidden=12)
+    return commands.check_gradients(lambda: (networks(9, small), mg.random.uniform((5, 9))), total)
 
 
 def train(run: Run[Recipe]) -> dict[str, Any]:
     """Train the three, compare them with what is to beat, draw."""
     recipe, images = run.recipe, run.images
     models = networks(images.pixels, recipe)
-    schedule = mg.optim.schedules.cosine(
-        recipe.learning_rate, recipe.epochs * -(-len(images.train) // recipe.batch_size)
-    )
+    schedule = mg.optim.schedules.cosine(recipe.learning_rate, recipe.steps(len(images.train)))
     descents = {name: Descent(mg.optim.Adam(m, lr=recipe.learning_rate), schedule) for name, m in models.items()}
     test = mg.Tensor(images.test)
     noisy = {noise: spoilt(test, noise, recipe) for noise in NOISES}  # once, so that all see the same

@@ -290,20 +290,18 @@ def way(start: Array, end: Array, count: int) -> Array:
 
 def check(recipe: Recipe) -> testing.Report:
     """Check the gradients of both losses, of five images of nine pixels, with respect to all parameters, in float64."""
-    networks = commands.small(
-        {"generator": Generator(3, 4, (3, 3), recipe.spread), "discriminator": Discriminator(9, 4)}
-    )
-    with mg.random.use(mg.random.Generator(0)):
-        x, z = mg.random.uniform((5, 9)), mg.random.normal((5, 3))
 
-    def losses(networks: dict[str, Any]) -> tuple[mg.Tensor, mg.Tensor]:
-        with mg.random.use(mg.random.Generator(1)):
-            real, drawn = (
-                networks["discriminator"](blurred(images, recipe.noise)) for images in (x, networks["generator"](z))
-            )
+    def make() -> tuple[dict[str, Any], mg.Tensor, mg.Tensor]:
+        networks = {"generator": Generator(3, 4, (3, 3), recipe.spread), "discriminator": Discriminator(9, 4)}
+        return networks, mg.random.uniform((5, 9)), mg.random.normal((5, 3))
+
+    def losses(networks: dict[str, Any], x: mg.Tensor, z: mg.Tensor) -> tuple[mg.Tensor, mg.Tensor]:
+        real, drawn = (
+            networks["discriminator"](blurred(images, recipe.noise)) for images in (x, networks["generator"](z))
+        )
         return discriminator_loss(real, drawn), generator_loss(drawn, recipe.loss)
 
-    return testing.check(losses, networks)
+    return commands.check_gradients(make, losses)
 
 
 def follow(average: nn.Module, model: nn.Module, memory: float) -> None:

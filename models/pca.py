@@ -234,13 +234,12 @@ def principal_axes(u: Array, covariance: Array) -> Array:
 
 def check(recipe: Recipe) -> testing.Report:
     """Check the gradient of the loss of five images of nine pixels with respect to m, U and V, in float64."""
-    x = mg.random.uniform((5, 9))
-    model = LinearAutoencoder(x.data.mean(axis=0), 3).astype(np.float64)
 
-    def loss(model: LinearAutoencoder) -> mg.Tensor:
-        return mean_loss(model, x)
+    def make() -> tuple[LinearAutoencoder, mg.Tensor]:
+        x = mg.random.uniform((5, 9))
+        return LinearAutoencoder(x.data.mean(axis=0), 3), x
 
-    return testing.check(loss, model)
+    return commands.check_gradients(make, mean_loss)
 
 
 def train(run: Run[Recipe]) -> dict[str, Any]:
@@ -250,8 +249,7 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     components = leading_eigenvectors(covariance, min(recipe.code, images.pixels))
     least = loss_by_covariance(components, components.T, covariance)
     model = LinearAutoencoder(mean, recipe.code)
-    steps = recipe.epochs * -(-len(images.train) // recipe.batch_size)
-    schedule = mg.optim.schedules.cosine(recipe.learning_rate, steps)
+    schedule = mg.optim.schedules.cosine(recipe.learning_rate, recipe.steps(len(images.train)))
     descent = Descent(mg.optim.Adam(model, lr=recipe.learning_rate), schedule)
 
     def step(x: mg.Tensor) -> float:

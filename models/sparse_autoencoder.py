@@ -148,10 +148,12 @@ def losses(model: Autoencoder, x: mg.Tensor, penalty: str, recipe: Recipe) -> tu
 
 def check(recipe: Recipe) -> testing.Report:
     """Check the gradient of the losses of five images of nine pixels with respect to all parameters, in float64."""
-    small = networks(9, replace(recipe, hidden=4, code=10))
-    models = {penalty: model.astype(np.float64) for penalty, model in small.items()}
-    x = mg.random.uniform((5, 9))
-    return testing.check(lambda models: sum(losses(m, x, penalty, recipe)[1] for penalty, m in models.items()), models)
+
+    def total(models: dict[str, Autoencoder], x: mg.Tensor) -> mg.Tensor:
+        return mg.sum(mg.stack([losses(model, x, penalty, recipe)[1] for penalty, model in models.items()]))
+
+    small = replace(recipe, hidden=4, code=10)
+    return commands.check_gradients(lambda: (networks(9, small), mg.random.uniform((5, 9))), total)
 
 
 def train(run: Run[Recipe]) -> dict[str, Any]:

@@ -237,16 +237,12 @@ def start_at_mean(model: VAE, images: Array) -> None:
 
 def check(recipe: Recipe) -> testing.Report:
     """Check the gradient of the loss of five images of nine pixels with respect to all parameters, in float64."""
-    model = VAE(9, 3, replace(recipe, hidden=5)).astype(np.float64)
-    x = mg.random.uniform((5, 9))
-    if recipe.pixels == "binary":
-        x = binarised(x)
 
-    def loss(model: VAE) -> mg.Tensor:
-        with mg.random.use(mg.random.Generator(0)):  # the same noise at each call
-            return negative_elbo(model, x)
+    def make() -> tuple[VAE, mg.Tensor]:
+        x = mg.random.uniform((5, 9))
+        return VAE(9, 3, replace(recipe, hidden=5)), binarised(x) if recipe.pixels == "binary" else x
 
-    return testing.check(loss, model)
+    return commands.check_gradients(make, negative_elbo)
 
 
 def train(run: Run[Recipe]) -> dict[str, Any]:
@@ -254,7 +250,7 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     recipe, images = run.recipe, run.images
     codes = {"vae": recipe.code} | ({"plane": 2} if recipe.plane == "yes" else {})
     models = {name: VAE(images.pixels, code, recipe) for name, code in codes.items()}
-    schedule = schedules.cosine(recipe.learning_rate, recipe.epochs * -(-len(images.train) // recipe.batch_size))
+    schedule = schedules.cosine(recipe.learning_rate, recipe.steps(len(images.train)))
     descents = {}
     for name, model in models.items():
         start_at_mean(model, images.train)

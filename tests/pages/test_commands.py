@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad import testing
+from minigrad import nn, testing
 
 pytest.importorskip("matplotlib")
 
@@ -62,6 +62,24 @@ def test_every_gradient_is_right(page: ModuleType, recipe: str) -> None:
     report = page.check(page.RECIPES[recipe])
     assert report.verdict == "pass", report
     assert report.entries > 20
+
+
+def test_a_check_draws_the_same_every_time_and_finds_what_is_wrong() -> None:
+    def make() -> tuple[nn.Linear, mg.Tensor]:
+        return nn.Linear(3, 2), mg.random.uniform((4, 3))
+
+    def loss(model: nn.Linear, x: mg.Tensor) -> mg.Tensor:
+        return mg.sum(mg.tanh(model(x) + mg.random.normal((4, 2))))
+
+    seen = []
+    for seed in (1, 2):
+        mg.random.seed(seed)
+        assert commands.check_gradients(make, lambda model, x: seen.append(loss(model, x).item()) or loss(model, x))
+    half = len(seen) // 2
+    assert seen[:half] == seen[half:]
+    slip = mg.Op("slip_of_a_check", lambda x: x + 0, vjp={"x": lambda g: g * 1.001}, kind="linear")
+    wrong = commands.check_gradients(make, lambda model, x: loss(model, slip(x @ model.weight)[:, :1] + x))
+    assert wrong.verdict == "fail"
 
 
 @EVERY
