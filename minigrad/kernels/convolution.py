@@ -178,14 +178,23 @@ def max_pool(x: Any, *, size: Pair, stride: Pair, padding: Pair) -> Any:
     return y
 
 
-def max_pool_vjp(g: Any, x: Any, size: Pair, stride: Pair, padding: Pair) -> Any:
-    """g, of the shape of what is pooled, added where the largest number of each window of x is."""
-    if not _usable(g, x):
+def max_pool_input(z: Any, x: Any, *, size: Pair, stride: Pair, padding: Pair) -> Any:
+    """Zeros, with z, of the shape of what is pooled, added where the largest number of each window of x (..., h, w) is.
+
+    Example:
+        >>> import numpy as np
+        >>> window = {"size": (1, 2), "stride": (1, 2), "padding": (0, 0)}
+        >>> max_pool_input(np.array([[5.0, 7.0]]), np.array([[1.0, 3.0, 2.0, 0.0]]), **window)
+        array([[0., 5., 7., 0.]])
+    """
+    if not _usable(z, x):
         return NotImplemented
-    _, plan, chunks = _pooling(x.shape, size, stride, padding)
-    x_bar = np.empty(x.shape, x.dtype)
-    _max_pool_vjp[x.dtype](_in_order(g), _in_order(x), x_bar, plan, chunks)
-    return x_bar
+    shape, plan, chunks = _pooling(x.shape, size, stride, padding)
+    if z.shape != shape:
+        return NotImplemented
+    y = np.empty(x.shape, x.dtype)
+    _max_pool_vjp[x.dtype](_in_order(z), _in_order(x), y, plan, chunks)
+    return y
 
 
 def stochastic_pool(x: Any, u: Any, *, size: Pair, stride: Pair, padding: Pair) -> Any:
@@ -207,14 +216,23 @@ def stochastic_pool(x: Any, u: Any, *, size: Pair, stride: Pair, padding: Pair) 
     return y
 
 
-def stochastic_pool_vjp(g: Any, x: Any, u: Any, size: Pair, stride: Pair, padding: Pair) -> Any:
-    """g, of the shape of what is pooled, added where the number is that u draws from each window of x."""
-    if not _usable(g, x, u):
+def stochastic_pool_input(z: Any, x: Any, u: Any, *, size: Pair, stride: Pair, padding: Pair) -> Any:
+    """Zeros, with z, of the shape of what is pooled, added where the number is that u draws from each window of x.
+
+    Example:
+        >>> import numpy as np
+        >>> window = {"size": (1, 2), "stride": (1, 2), "padding": (0, 0)}
+        >>> stochastic_pool_input(np.array([[5.0]]), np.array([[1.0, 3.0]]), np.array([[0.3]]), **window)
+        array([[0., 5.]])
+    """
+    if not _usable(z, x, u):
         return NotImplemented
-    _, plan, chunks = _pooling(x.shape, size, stride, padding)
-    x_bar = np.empty(x.shape, x.dtype)
-    _stochastic_pool_vjp[x.dtype](_in_order(g), _in_order(x), _in_order(u), x_bar, plan, chunks)
-    return x_bar
+    shape, plan, chunks = _pooling(x.shape, size, stride, padding)
+    if not z.shape == u.shape == shape:
+        return NotImplemented
+    y = np.empty(x.shape, x.dtype)
+    _stochastic_pool_vjp[x.dtype](_in_order(z), _in_order(x), _in_order(u), y, plan, chunks)
+    return y
 
 
 def avg_pool(x: Any, *, size: Pair, stride: Pair, padding: Pair) -> Any:

@@ -242,6 +242,9 @@ def _through_float32(c: Any) -> Any:
 
 
 def _detached(x: Any) -> Any:
+    """A value, or each of a tuple of them, without its history; parameters and shapes as they are."""
+    if type(x) is tuple:
+        return tuple(map(_detached, x))
     return x.detach() if isinstance(x, Value) else x  # type: ignore[attr-defined]
 
 
@@ -294,8 +297,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "nan at x = 0": Mutation(_inside(lambda x: equal(x, 0.0), lambda c: np.nan * c), contains(0.0)),
     "history of what was saved lost": Mutation(
-        lambda pull: pull.by(**{n: _each(_detached, x) for n in pull.asked if (x := pull.at_hand[n]) is not None}),
-        remembers,
+        lambda pull: pull.by(**{n: _detached(pull.at_hand[n]) for n in pull.asked}), remembers
     ),
     "history of the cotangent lost": Mutation(_of_g(_detached)),
     "rounded to float32": Mutation(_of_result(_through_float32)),

@@ -128,8 +128,8 @@ def test_pooling(leading: Any, size: Any, stride: Any, spare: Any, dtype: str, l
     drawn = C.stochastic_pool(there(x), there(u), **params)
     np.testing.assert_array_equal(drawn, BY_NUMPY["stochastic_pool"](x, u, **params))
     for got, at in (
-        (C.max_pool_vjp(there(g), there(x), **params), ops._pool_argmax(x, **params)),
-        (C.stochastic_pool_vjp(there(g), there(x), there(u), **params), ops._pool_draw(x, u, **params)),
+        (C.max_pool_input(there(g), there(x), **params), ops._pool_argmax(x, **params)),
+        (C.stochastic_pool_input(there(g), there(x), there(u), **params), ops._pool_draw(x, u, **params)),
     ):
         want = np.zeros(x.size)
         np.add.at(want, at.reshape(-1), g.reshape(-1))
@@ -144,14 +144,14 @@ def test_pooling_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         agrees("max_pool", [x], params)
         agrees("avg_pool", [x], params)
         agrees("avg_unpool", [g], {**params, "shape": (12, 13)})
-        C.max_pool_vjp(g, x, **params)
+        C.max_pool_input(g, x, **params)
 
 
 def test_the_first_nan_of_a_window_is_its_largest() -> None:
     x = np.array([[1.0, np.nan, 5.0, np.nan]])
     params: dict[str, Any] = {"size": (1, 4), "stride": (1, 1), "padding": (0, 0)}
     assert np.isnan(C.max_pool(x, **params)).all()
-    assert C.max_pool_vjp(np.array([[2.0]]), x, **params).tolist() == [[0.0, 2.0, 0.0, 0.0]]
+    assert C.max_pool_input(np.array([[2.0]]), x, **params).tolist() == [[0.0, 2.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -167,7 +167,7 @@ def test_extreme_pixels(dtype: str, stride: int) -> None:
     g = np.arange(1.0, 1 + at.size).reshape(at.shape).astype(dtype)  # whole numbers: sums are exact in any order
     want = np.zeros(x.size)
     np.add.at(want, at.reshape(-1), g.reshape(-1))
-    np.testing.assert_array_equal(C.max_pool_vjp(between_nans(g), between_nans(x), **params), want.reshape(x.shape))
+    np.testing.assert_array_equal(C.max_pool_input(between_nans(g), between_nans(x), **params), want.reshape(x.shape))
 
 
 def test_declined() -> None:
@@ -182,6 +182,8 @@ def test_declined() -> None:
     assert C.conv2d(x.astype(int), w.astype(int), **options, groups=1) is NotImplemented
     assert C.max_pool(x.astype(int), **window) is NotImplemented
     assert C.stochastic_pool(x, np.ones((2, 2)), **window) is NotImplemented
+    assert C.max_pool_input(x, x, **window) is NotImplemented
+    assert C.stochastic_pool_input(x, x, x, **window) is NotImplemented
 
 
 ELSEWHERE = """
@@ -208,7 +210,7 @@ for dtype, tolerance in (("f4", 1e-4), ("f8", 1e-12)):
         np.testing.assert_allclose(C.avg_pool(a, **window), y, rtol=tolerance, atol=tolerance)
         g, want = y.astype(dtype), np.zeros(x.size)
         np.add.at(want, at.reshape(-1), y.reshape(-1))
-        np.testing.assert_allclose(C.max_pool_vjp(g, a, **window), want.reshape(x.shape), tolerance, tolerance)
+        np.testing.assert_allclose(C.max_pool_input(g, a, **window), want.reshape(x.shape), tolerance, tolerance)
         want = ops._avg_unpool_forward(y, shape=(9, 11), **window)
         np.testing.assert_allclose(C.avg_unpool(g, shape=(9, 11), **window), want, tolerance, tolerance)
 """

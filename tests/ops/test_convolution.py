@@ -93,6 +93,27 @@ def test_of_ties_the_first_gets_the_cotangent() -> None:
     assert x.grad.data.tolist() == [[0.0, 5.0], [0.0, 0.0]]
 
 
+@pytest.mark.parametrize(
+    ("name", "f"),
+    [
+        ("max_pool_input", lambda x: mg.max_pool(x, 3, 2, 1)),
+        ("avg_unpool", lambda x: mg.avg_pool(x, 3, 2, 1)),
+        ("stochastic_pool_input", lambda x: mg.stochastic_pool(x, 3, 2, 1, uniforms=np.full((2, 3, 3), 0.4))),
+    ],
+)
+def test_a_recorded_backward_is_one_operation(name: str, f: Any) -> None:
+    """It gives the same bits as one on arrays."""
+    x, g = mg.Tensor(np.abs(rng.normal(size=(2, 5, 5))), requires_grad=True), rng.normal(size=(2, 3, 3))
+    f(x).backward(g)
+    want, x.grad = x.grad, None
+    with mg.record() as tape:
+        y = f(x)
+        forward = len(tape)
+        y.backward(g)
+    assert {entry.op.name for entry in tape.entries[forward:]} - {"copy"} == {name}
+    np.testing.assert_array_equal(x.grad.data, want.data)
+
+
 def test_padding_is_never_the_maximum() -> None:
     x = mg.Tensor([[-np.inf, -3.0]], requires_grad=True)
     y = mg.max_pool(x, (3, 3), 1, 1)

@@ -208,6 +208,13 @@ def _pool_draw(x: np.ndarray, u: np.ndarray, *, size: Any, stride: Any, padding:
     return _pooled(x, size, stride, padding, choose).astype(np.intp)
 
 
+def _put_back(z: np.ndarray, at: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    y = np.zeros(shape, z.dtype)
+    for number, spot in zip(z.reshape(-1), at.reshape(-1), strict=True):
+        y.reshape(-1)[spot] += number
+    return y
+
+
 def _avg_pool(x: np.ndarray, *, size: Any, stride: Any, padding: Any) -> np.ndarray:
     def choose(_: int, spots: np.ndarray) -> Any:
         return np.sum(x.reshape(-1)[spots[spots >= 0]], dtype=y_type) / y_type(spots.size)
@@ -332,7 +339,9 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "pool_argmax": _pool_argmax,
     "pool_draw": _pool_draw,
     "max_pool": lambda x, **window: x.reshape(-1)[_pool_argmax(x, **window)],
+    "max_pool_input": lambda z, x, **window: _put_back(z, _pool_argmax(x, **window), x.shape),
     "stochastic_pool": lambda x, u, **window: x.reshape(-1)[_pool_draw(x, u, **window)],
+    "stochastic_pool_input": lambda z, x, u, **window: _put_back(z, _pool_draw(x, u, **window), x.shape),
     "avg_pool": _avg_pool,
     "avg_unpool": _avg_unpool,
     "random_next": lambda state: np.array([state[0], state[1] + np.uint64(1)]),
