@@ -7,7 +7,7 @@ them, in the same order. It returns new arrays, all parameters and all that is r
 from __future__ import annotations
 
 from functools import lru_cache
-from math import prod, sqrt
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -101,22 +101,25 @@ def adam(rate: Any, step: Any, *arrays: np.ndarray, betas: tuple[float, float], 
         >>> adam(np.array(0.25), np.array(1.0), p, g, m, v, betas=(0.5, 0.75), eps=1e-8, weight_decay=0.0)
         (array([0.75]), array([1.]), array([1.]))
     """
-    sizes = adam_sizes(rate, step, betas=betas, eps=eps, weight_decay=weight_decay)
+    sizes = adam_sizes(float(rate), float(step), betas=betas, eps=eps, weight_decay=weight_decay)
     beta1, beta2 = betas
-    return _updated(_adam, 4, arrays, beta1, 1.0 - beta1, beta2, 1.0 - beta2, *sizes)
+    return _updated(_adam, 4, arrays, beta1, 1.0 - beta1, beta2, 1.0 - beta2, *map(float, sizes))
 
 
 def adam_sizes(
     rate: Any, step: Any, *, betas: tuple[float, float], eps: float, weight_decay: float
-) -> tuple[float, float, float]:
+) -> tuple[Any, Any, Any]:
     """What step number `step` of Adam multiplies m with, adds to √v, and multiplies p with, in float64.
+
+    Rate and step are numbers, Python's or NumPy's, whose powers are the same; those of arrays may not be.
 
     Kingma and Ba (2015), end of section 2: the corrections of the moments' bias, all in one number.
 
     Example:
-        >>> adam_sizes(0.5, 1, betas=(0.5, 0.75), eps=0.125, weight_decay=0.5)
-        (0.5, 0.0625, 0.75)
+        >>> sizes = adam_sizes(0.5, 1, betas=(0.5, 0.75), eps=0.125, weight_decay=0.5)
+        >>> [float(size) for size in sizes]
+        [0.5, 0.0625, 0.75]
     """
-    rate, step = float(rate), float(step)
-    root = sqrt(1.0 - betas[1] ** step)
-    return rate * root / (1.0 - betas[0] ** step), eps * root, 1.0 - weight_decay * rate
+    root = np.sqrt(1.0 - betas[1] ** step)
+    shrink = 1.0 - weight_decay * rate if weight_decay else np.float64(1.0)
+    return rate * root / (1.0 - betas[0] ** step), eps * root, shrink

@@ -68,8 +68,11 @@ _bce_with_logits = Op(
 
 
 def _bce_with_logits_and_slope_forward(z: np.ndarray, t: np.ndarray, *, scale: float) -> tuple[Any, Any]:
-    z = np.asarray(z, np.result_type(z, t, 0.0))
-    return np.add.reduce(_bce_with_logits(z, t), None) * scale, scale * ((1.0 - t) * sigmoid(z) - t * sigmoid(-z))
+    """The slope is (1 - t)·σ(z) - t·σ(-z), over a common denominator."""
+    z = z.astype(np.result_type(z, t, 0.0), copy=False)
+    e, positive = np.exp(-np.abs(z)), np.greater(z, 0)
+    slope = ((1.0 - t) * np.where(positive, 1.0, e) - t * np.where(positive, e, 1.0)) / (1.0 + e)
+    return np.add.reduce(_bce_with_logits.forward(z, t), None) * scale, scale * slope
 
 
 _bce_with_logits_and_slope = Op(
@@ -106,15 +109,23 @@ def bce_with_logits(logits: Any, target: Any, reduction: str = "mean") -> Any:
     return _reduced(_bce_with_logits, _bce_with_logits_and_slope, logits, target, reduction)
 
 
-def _cross_entropy_forward(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """log Σ exp z - z[label], with the largest of z subtracted; if that is the label's, the sum is 1 + the others."""
+def _exponentials(z: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of z with the largest subtracted: where the label is, z there, exp z, and both exp z there and Σ exp z minus 1.
+
+    If the label's is the largest, the last two are 0 and the sum of the others, with all digits.
+    """
     z = z.astype(np.result_type(z, 0.0), copy=False)
     shifted = z - np.max(z, axis=-1, keepdims=True, initial=-np.inf)
-    at = labels[..., None]
-    picked = np.take_along_axis(shifted, at, -1)
-    e = np.exp(shifted)
-    np.put_along_axis(e, at, np.expm1(picked), -1)
-    return np.squeeze(np.log1p(np.sum(e, axis=-1, keepdims=True)) - picked, -1)
+    at = np.equal(np.arange(z.shape[-1]), labels[..., None])
+    picked = np.max(np.where(at, shifted, -np.inf), axis=-1, keepdims=True, initial=-np.inf)
+    e, less = np.exp(shifted), np.expm1(picked)
+    return at, picked, e, less, np.sum(np.where(at, less, e), axis=-1, keepdims=True)
+
+
+def _cross_entropy_forward(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """log Σ exp z - z[label]."""
+    _, picked, _, _, rest = _exponentials(z, labels)
+    return np.squeeze(np.log1p(rest) - picked, -1)
 
 
 def _cross_entropy_vjp(g: Any, z: Any, labels: Any) -> Any:
@@ -134,8 +145,10 @@ _cross_entropy = Op(
 
 
 def _cross_entropy_and_slope_forward(z: np.ndarray, labels: np.ndarray, *, scale: float) -> tuple[Any, Any]:
-    losses = _cross_entropy(z, labels)
-    return np.add.reduce(losses, None) * scale, _cross_entropy_vjp(np.full_like(losses, scale), z, labels)
+    """The slope at the label is minus the sum of the others, (Σ exp z - exp z)/Σ exp z."""
+    at, picked, e, less, rest = _exponentials(z, labels)
+    slope = np.where(at, less - rest, e) / (1.0 + rest)
+    return np.add.reduce(np.log1p(rest) - picked, None) * scale, scale * slope
 
 
 def _cross_entropy_and_slope_vjp(g: Any, y: Any, z: Any, scale: float) -> Any:
@@ -184,7 +197,7 @@ def cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Any:
 def _gaussian_kl_forward(m: np.ndarray, v: np.ndarray) -> np.ndarray:
     """With the Taylor series of eᵛ - 1 - v where that cancels."""
     dtype = np.result_type(m, v)
-    m, v = np.asarray(m, dtype), np.asarray(v, dtype)
+    m, v = np.positive(m, dtype=dtype), np.positive(v, dtype=dtype)
     near = np.abs(v) < 0.5
     small = np.where(near, v, 0)
     series = small * (1 / math.factorial(17))

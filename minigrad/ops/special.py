@@ -24,6 +24,8 @@ def _by_element(f: Callable[[float], float]) -> Callable[[Any], np.ndarray]:
     elements = np.frompyfunc(f, 1, 1)
 
     def forward(x: Any) -> np.ndarray:
+        if not isinstance(x, (np.ndarray, np.generic, float, int)):  # a tracer of the compiler, which knows it by name
+            return elements(x)
         x = np.asarray(x)
         dtype = x.dtype if x.dtype.kind == "f" else np.float64
         return np.asarray(elements(x)).astype(dtype)

@@ -239,11 +239,11 @@ def _adam_forward(
     eps: float,
     weight_decay: float,
 ) -> tuple[np.ndarray, ...]:
-    sizes = kernels.adam_sizes(rate, step, betas=betas, eps=eps, weight_decay=weight_decay)
+    sizes = kernels.adam_sizes(rate[()], step[()], betas=betas, eps=eps, weight_decay=weight_decay)
     beta1, beta2 = betas
 
     def update(p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, ...]:
-        size, floor, shrink = map(p.dtype.type, sizes)
+        size, floor, shrink = (s.astype(p.dtype) for s in sizes)
         m = beta1 * m + (1.0 - beta1) * g
         v = beta2 * v + (1.0 - beta2) * np.square(g)
         return shrink * p - size * m / (np.sqrt(v) + floor), m, v
