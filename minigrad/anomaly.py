@@ -32,7 +32,9 @@ def detect_anomaly() -> changed:
 
 
 class _Search(Watcher):
-    def forward(self, op: Op, arrays: tuple[Any, ...], params: dict[str, Any], y: Any, where: Place | None) -> None:
+    def forward(self, op: Op, given: Any, arrays: Any, params: dict[str, Any], y: Any, where: Place | None) -> None:
+        if not any(isinstance(x, Value) for x in given):
+            return
         inputs = dict(zip(op.names(len(arrays)), arrays, strict=True))
         refuse_non_finite(f"forward of {op.name}", y, inputs, where)
 

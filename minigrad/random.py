@@ -24,6 +24,7 @@ from numpy.typing import DTypeLike
 
 from minigrad.core.adjoint import copy
 from minigrad.core.op import Op
+from minigrad.core.value import raw
 from minigrad.kernels import random as kernels
 from minigrad.kernels.random import TILE
 from minigrad.ops.elementwise import less
@@ -315,7 +316,7 @@ def bernoulli(p: Any, shape: Shape | None = None, *, generator: Generator | None
         >>> mg.random.bernoulli([0.0, 1.0]).data
         array([False,  True])
     """
-    values = p.data if isinstance(p, Tensor) else np.asarray(p)
+    values = raw(p)
     if not np.all((values >= 0) & (values <= 1)):
         raise ValueError(f"bernoulli: probabilities lie in [0, 1], not {values}")
     threshold = p if isinstance(p, (Tensor, float, int)) else values

@@ -58,8 +58,13 @@ class Tape(Watcher):
     def __str__(self) -> str:
         return "\n".join(map(str, self.entries))
 
-    def forward(self, op: Op, arrays: tuple[Any, ...], params: dict[str, Any], y: Any, where: Place | None) -> None:
-        """Write one call down."""
+    def forward(self, op: Op, given: Any, arrays: Any, params: dict[str, Any], y: Any, where: Place | None) -> None:
+        """Write one call down, unless arrays were all that it was given."""
+        if any(isinstance(x, Value) for x in given):
+            self.write(op, arrays, params, y, where)
+
+    def write(self, op: Op, arrays: Any, params: dict[str, Any], y: Any, where: Place | None) -> None:
+        """Put one call at the end of the tape."""
         if any(y is array for array in arrays):
             raise ValueError(f"{op.name} returned one of its inputs, and a tape can't tell them apart: return a view")
         self.entries.append(Entry(op, tuple(arrays), params, y, where))

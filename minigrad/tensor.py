@@ -20,7 +20,7 @@ from minigrad import ops
 from minigrad.arrays import changeable, check_dtype, frozen, read_only_view
 from minigrad.core import adjoint
 from minigrad.core.backward import backward
-from minigrad.core.mode import changed, grad_enabled
+from minigrad.core.mode import changed, current, grad_enabled
 from minigrad.core.node import Leaf
 from minigrad.core.value import Value
 from minigrad.ops import add, by_numpy, divide, matmul, multiply, negative, subtract
@@ -57,6 +57,9 @@ class Tensor(Value):
         array = np.array(data.array if isinstance(data, Value) else data, dtype=dtype)
         array.setflags(write=False)
         self._set_leaf(frozen(array), requires_grad)
+        if (mode := current()) is not None:
+            for watcher in mode.watchers:
+                watcher.copied(data, self)
 
     def _set_leaf(self, array: np.ndarray, requires_grad: bool) -> None:
         if requires_grad:
@@ -89,6 +92,7 @@ class Tensor(Value):
     @property
     def data(self) -> np.ndarray:
         """The values, as a read-only view. Setting it is `assign`."""
+        self._show_watchers(".data")
         return read_only_view(self.array)
 
     @data.setter
@@ -119,7 +123,14 @@ class Tensor(Value):
             self.node.requires_grad = bool(value)
             self.node.owner = ref(self) if value else None
 
+    def _show_watchers(self, how: str) -> None:
+        """Tell whoever watches that Python is about to see the values, by a method of this class."""
+        if (mode := current()) is not None:
+            for watcher in mode.watchers:
+                watcher.looked(self, how)
+
     def __repr__(self) -> str:
+        self._show_watchers("print() or repr()")
         text = np.array2string(self.array, separator=", ", prefix="Tensor(")
         default = self.dtype in (np.float64, np.int64, np.bool_)
         by = "" if self.is_leaf else f", by={self.node.plan.op.name}"  # type: ignore[union-attr]
@@ -161,10 +172,12 @@ class Tensor(Value):
         """
         if self.size != 1:
             raise ValueError(f"item() takes a tensor of one element, got shape {self.shape}")
+        self._show_watchers(".item(), float(), int() or a branch on it")
         return self.array.item()
 
     def tolist(self) -> Any:
         """The values as nested lists of Python numbers."""
+        self._show_watchers(".tolist()")
         return self.array.tolist()
 
     # Its value
@@ -409,6 +422,7 @@ class Tensor(Value):
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         self._refuse_to_lose_gradient()
+        self._show_watchers("a conversion to a NumPy array")
         if dtype is not None and np.dtype(dtype) != self.dtype:
             if copy is False:
                 raise ValueError(f"a tensor of {self.dtype} becomes an array of {np.dtype(dtype)} by copying only")

@@ -21,14 +21,20 @@ class Watcher:
 
     on_values = False  # whether backward's rules must run on values, so that the watcher sees their operations too
 
-    def forward(self, op: Any, arrays: tuple[Any, ...], params: dict[str, Any], y: Any, where: Place | None) -> None:
-        """An operation was called."""
+    def forward(self, op: Any, given: Any, arrays: Any, params: dict[str, Any], y: Any, where: Place | None) -> None:
+        """An operation was called: what it was given (values, arrays, or arrays only), and what it computed on."""
 
     def backward(self, node: Any, g: Any, name: str, cotangent: Any) -> None:
         """The rule of a node for the input `name` turned `g` into `cotangent`."""
 
     def reached(self, node: Any, g: Any) -> None:
         """The whole cotangent of a leaf, or of another node where backward stops, is `g`."""
+
+    def looked(self, value: Any, how: str) -> None:
+        """Python is about to see what numbers a value holds, by the method that `how` names."""
+
+    def copied(self, source: Any, value: Any) -> None:
+        """A value was made from an array, or whatever else, without an operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +44,11 @@ class Mode:
     grad: bool = True
     watchers: tuple[Watcher, ...] = ()
 
-    def watch(self, op: Any, arrays: tuple[Any, ...], params: dict[str, Any], y: Any) -> Place | None:
+    def watch(self, op: Any, given: Any, arrays: Any, params: dict[str, Any], y: Any) -> Place | None:
         """Show a finished call to the watchers, and return its place if there are any."""
         where = place() if self.watchers else None
         for watcher in self.watchers:
-            watcher.forward(op, arrays, params, y, where)
+            watcher.forward(op, given, arrays, params, y, where)
         return where
 
 

@@ -197,16 +197,19 @@ class Op:
             elif cls is not None:
                 b = constant(b)
             arrays, parents = (a, b), (p, q)
-        elif len(args) == 1 and isinstance(args[0], Value):
-            (a,) = args
+        elif len(args) == 1 and isinstance(a := args[0], Value):
             cls, p = type(a), a.node
             mask = 1 if p is not None and p.requires_grad else 0
             arrays, parents = (a.array,), (p,)  # type: ignore[assignment]
         else:
             cls, mask, arrays, parents = _taken_apart(args)
+        mode, where = current(), None
         if cls is None:
             y = self.run(*args, **params)
-            return y if type(y) is _ndarray else _as_arrays(y)
+            y = y if type(y) is _ndarray else _as_arrays(y)
+            if mode is not None:
+                mode.watch(self, args, args, params, y)
+            return y
         try:
             y = self.run(*arrays, **params) if params else self.run(*arrays)
         except Exception as error:
@@ -214,26 +217,21 @@ class Op:
         if type(y) is not _ndarray:
             y = _as_arrays(y)
         y.setflags(0)
-        mode = current()
-        where = None
         if mode is not None:
-            where = mode.watch(self, arrays, params, y)
+            where = mode.watch(self, args, arrays, params, y)
             mask *= mode.grad
         value = _new(cls)
-        value.array = y
-        value.node = None
+        value.array, value.node = y, None
         if mask:
             if self.star is not None:
                 mask, arrays = self._gather_star(mask, arrays)
             plan = self._plans.get(mask) or self.plan(mask)
             if plan.pulls:
                 value.node = node = Node()
-                node.birth = birth()
+                node.birth, node.parents = birth(), parents
                 node.plan = plan if where is None else plan.noting(where=where)
-                node.parents = parents
                 node.saved = plan.keep(arrays, y, params)
-                node.shape = y.shape
-                node.dtype = y.dtype
+                node.shape, node.dtype = y.shape, y.dtype
         elif type(y) is _ndarray and y.dtype.char == "e":  # NumPy gives float16 for exp of int8, say
             check_dtype(y.dtype)
         if type(y) is _ndarray:

@@ -44,9 +44,9 @@ def clip_grad_norm(params: Any, max_norm: float) -> Tensor:
         for p in params.values():
             total = total + sum_(square(cast(p.grad, dtype=np.dtype(np.float64))))  # where squares don't overflow
         norm = sqrt(total)
-        if not math.isfinite(norm.item()):
-            bad = [name for name, p in params.items() if not np.isfinite(p.grad.data).all()]
-            raise FloatingPointError(f"clip_grad_norm: the norm is {norm.item()}: look at {', '.join(bad) or 'all'}")
+        if not np.isfinite(norm.array):  # not .item(), which a compiled step refuses
+            bad = [name for name, p in params.items() if not np.isfinite(p.grad.array).all()]
+            raise FloatingPointError(f"clip_grad_norm: the norm is {norm.array}: look at {', '.join(bad) or 'all'}")
         factor = max_norm / maximum(norm, max_norm)
         for p in params.values():
             p.grad = p.grad * cast(factor, dtype=p.dtype)
