@@ -235,15 +235,12 @@ def _planned(
     items, work = len(a_at), m * n * k
 
     line = LINE // size
-    far = m * min(k, NEAR_SLAB) * size > NEAR
-    slab = _up(max(1, _share(k, FAR_SLAB if far else NEAR_SLAB)), line)
     rows, columns, group = m, n, max(1, ONE_CHUNK // max(1, work))
     if work > ONE_CHUNK:
         pieces = threads * min(4, 1 + work * items // (threads * LARGE_CHUNK)) if threads > 1 else 1
         rows, columns = _divided(m, n, -(-pieces // items), line, PACKING if b_column == size else TRANSPOSING)
     chunks = -(-items // group) * -(-m // rows) * -(-n // columns)
-    block = _share(-(-columns * size // PANEL_ROW), FAR_PANELS) if far else 1
-    panels = block * slab * PANEL_ROW if far else 0  # bytes
+    slab, block, panels = _slabs(m, k, columns, size)
     numbers = _numbers(
         [*a_at, *b_at, *(i * m * c_row for i in range(items))],
         items=items,
@@ -264,6 +261,68 @@ def _planned(
         activation=ACTIVATIONS[activation],
     )
     return _Plan(shape, numbers, chunks, chunks * panels + LINE if panels else 0)
+
+
+def divided(m: int, n: int, pieces: int, size: int, b_strides: tuple[int, int], by: str = "") -> tuple[int, int]:
+    """How many rows and columns a chunk of a product m × n has, in at least so many pieces if it can be.
+
+    Args:
+        size: bytes of a number.
+        b_strides: distances between the rows, and between the columns, of the second matrix, in bytes.
+        by: "row" or "column" if only rows, or only columns, may be divided.
+    """
+    line = LINE // size
+    if by == "row":
+        return min(m, _up(-(-m // pieces), STRIP)), n
+    if by == "column":
+        return m, min(n, _up(-(-n // pieces), line))
+    return _divided(m, n, pieces, line, PACKING if b_strides[1] == size else TRANSPOSING)
+
+
+def plan(
+    m: int,
+    n: int,
+    k: int,
+    a_strides: tuple[int, int],
+    b_strides: tuple[int, int],
+    size: int,
+    rows: int,
+    columns: int,
+    c_row: int,
+) -> np.ndarray:
+    """The plan of one product (m, k)·(k, n) for `code/gemm.py`, in chunks of so many rows and columns.
+
+    Args:
+        a_strides, b_strides, c_row: distances between rows, and between columns, in bytes.
+        size: bytes of a number.
+    """
+    slab, block, panels = _slabs(m, k, columns, size)
+    return _numbers(
+        [0, 0, 0],
+        items=1,
+        group=1,
+        m=m,
+        n=n,
+        k=k,
+        a_row=a_strides[0],
+        a_column=a_strides[1],
+        b_row=b_strides[0],
+        b_column=b_strides[1],
+        c_row=c_row,
+        rows=rows,
+        columns=columns,
+        block=block,
+        panels=panels,
+        slab=slab,
+    )
+
+
+def _slabs(m: int, k: int, columns: int, size: int) -> tuple[int, int, int]:
+    """How much of the inner axis a slab has, how many panels a block, and the bytes of memory that these take."""
+    far = m * min(k, NEAR_SLAB) * size > NEAR
+    slab = _up(max(1, _share(k, FAR_SLAB if far else NEAR_SLAB)), LINE // size)
+    block = _share(-(-columns * size // PANEL_ROW), FAR_PANELS) if far else 1
+    return slab, block, block * slab * PANEL_ROW if far else 0
 
 
 def _numbers(offsets: list[int], **fields: int) -> np.ndarray:
@@ -303,3 +362,8 @@ def _begins(shape: tuple[int, ...], strides: tuple[int, ...], leading: tuple[int
 def _up(n: int, to: int) -> int:
     """The next multiple."""
     return -(-n // to) * to
+
+
+def gemm_function(dtype: np.dtype[Any]) -> int:
+    """The address of the chunk function of products of this dtype, float32 or float64."""
+    return _gemm.chunk_function(dtype)

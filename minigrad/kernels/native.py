@@ -94,6 +94,22 @@ def plain_function(module: str, this: Any) -> Callable[..., Any]:
 _plain: dict[str, Callable[..., Any]] = {}
 
 
+def function_address(name: str, code: Callable[[], bytes]) -> int:
+    """The address of a function that other machine code is to call, compiled or loaded when it is first asked for.
+
+    Args:
+        name: of the function, which says all about it: where it is kept, or linked, `code` is not called.
+        code: makes the machine code.
+    """
+    with _building:
+        if name not in _functions:
+            _functions[name] = _linked(name, store.fetch(name, code))
+        return _functions[name]
+
+
+_functions: dict[str, int] = {}
+
+
 def object_code(symbol: str, source: Source, real: str) -> bytes:
     """Machine code of a kernel, with its entry under this name."""
     from numba import types

@@ -65,6 +65,8 @@ def _private(path: Path) -> bool:
 def fetch(name: str, compile: Callable[[], bytes]) -> bytes:
     """The machine code of this name that was kept, else what `compile` makes, which is kept if possible.
 
+    What stands before a point in a name is a family: old code of all of it is removed when new code is kept.
+
     Example:
         >>> import os, tempfile
         >>> os.environ["MINIGRAD_CACHE_DIR"], before = tempfile.mkdtemp(), os.environ.get("MINIGRAD_CACHE_DIR", "")
@@ -96,6 +98,6 @@ def _keep(path: Path, name: str, code: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    for other in path.parent.glob(f"{name}-*.o"):
+    for other in path.parent.glob(f"{name.partition('.')[0]}[-.]*.o"):
         if time.time() - other.stat().st_mtime > KEPT:
             other.unlink(missing_ok=True)

@@ -1,0 +1,82 @@
+"""Who runs the phases of a compiled step: `alone` one thread, `walk` each of several.
+
+Each thread goes through the phases in their order, waits until those are done that a phase depends on, and does chunks
+of it that nobody has. `minigrad.kernels.steps` says what a plan is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from minigrad.kernels.code.entry import data_of
+from minigrad.kernels.code.packing import address
+from minigrad.kernels.code.pool import CAN_LET_OTHERS, INSIST, add, let_others, pause, read
+from minigrad.kernels.native import Source
+from minigrad.kernels.simd import I64
+from minigrad.kernels.steps import CHUNKS, COUNTERS, DONE, FUNCTION, NEXT, PHASE, SLOTS, WAITING, WAITS
+
+
+@intrinsic
+def do_chunk(context: Any, function: Any, slots: Any, chunk: Any, thread: Any) -> Any:
+    """Call the function at this address, `void (int64 *slots, int64 chunk, int64 thread)`."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        pointer = ir.PointerType(I64)
+        function = ir.PointerType(ir.FunctionType(ir.VoidType(), [pointer, I64, I64]))
+        builder.call(builder.inttoptr(args[0], function), [builder.inttoptr(args[1], pointer), args[2], args[3]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), lower
+
+
+def alone(plan: Any, first: int, last: int, _: int) -> None:
+    """Do the phases from the first up to the last, one after the other."""
+    for p in range(first, last):
+        phase = p * PHASE
+        for chunk in range(plan[phase + CHUNKS]):
+            do_chunk(plan[phase + FUNCTION], plan[phase + SLOTS], chunk, 0)
+
+
+def walk(plan: Any, counters: Any, first: int, last: int, thread: int) -> None:
+    """Go through the phases from the first up to the last together with other threads that do the same.
+
+    `counters` are zeros at first. A thread that finds all chunks of a phase taken goes on to the next phase, and waits
+    there only for phases whose results it needs: whoever has a chunk is at work on it, so that waiting ends.
+    """
+    for p in range(first, last):
+        phase, counter = p * PHASE, p * COUNTERS
+        chunks = plan[phase + CHUNKS]
+        if read(counters, counter + NEXT) >= chunks:
+            continue
+        for k in range(plan[phase + WAITING]):
+            earlier = plan[plan[phase + WAITS] + k]
+            looks = 0
+            while read(counters, earlier * COUNTERS + DONE) < plan[earlier * PHASE + CHUNKS]:
+                pause()
+                looks += 1
+                if CAN_LET_OTHERS and looks > INSIST:
+                    let_others()
+        while True:
+            chunk = add(counters, counter + NEXT, 1)
+            if chunk >= chunks:
+                break
+            do_chunk(plan[phase + FUNCTION], plan[phase + SLOTS], chunk, thread)
+            add(counters, counter + DONE, 1)
+
+
+def bind(arrays: Any, places: Any, count: int, slots: Any, _: int) -> None:
+    """Put addresses where the arguments of kernels lie: places has for each the array, bytes to add, and the slot."""
+    for k in range(0, 3 * count, 3):
+        slots[places[k + 2]] = address(data_of(arrays, places[k])) + places[k + 1]
+
+
+SOURCES = {
+    "alone": Source(alone, "int64* int int"),
+    "walk": Source(walk, "int64* int64* int int"),
+    "bind": Source(bind, "uint8** int64* int int64*"),
+}

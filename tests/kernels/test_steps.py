@@ -1,0 +1,186 @@
+"""The walker: every chunk of every phase is done once, and never before what its phase waits for."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minigrad.kernels import native, steps
+from minigrad.kernels.threads import num_threads, set_num_threads
+
+DOUBLE = np.dtype(np.float64)
+MOST = 12  # chunks of a phase
+
+# A chunk counts which of those that it waits for are done, works for a while, and says that it is done.
+TEXT = """
+def kernel(done, times, seen, by, before, count, spins, first, chunk, thread):
+    n = 0
+    for k in range(count):
+        n = n + done[before[k]]
+    x = n
+    for k in range(spins[chunk]):
+        x = (x * 5 + k) % 1000003
+    put(seen, first + chunk, n + x // 1000003)
+    put(times, first + chunk, times[first + chunk] + 1)
+    put(by, first + chunk, thread)
+    put(done, first + chunk, 1)
+"""
+KINDS = ["int64*", "int64*", "int64*", "int64*", "int64*", "int", "int64*", "int"]
+
+
+def chunk_function() -> int:
+    """The address of TEXT as machine code."""
+
+    def code() -> bytes:
+        from minigrad.kernels.code.translate import object_code
+
+        return object_code("test_steps_chunk", TEXT, KINDS)
+
+    return native.function_address("test_steps_chunk", code)
+
+
+class Plan:
+    """A plan of phases that have so many chunks, wait for such others, and spin for so long in each chunk."""
+
+    def __init__(self, chunks: list[int], waits: list[list[int]], spins: np.ndarray):
+        phases = len(chunks)
+        self.chunks, self.waits = chunks, waits
+        self.done, self.times, self.seen, self.by = (np.zeros(phases * MOST + 1, np.int64) for _ in range(4))
+        self.spins = spins
+        self.before = [
+            np.array([q * MOST + c for q in waiting for c in range(chunks[q])] or [0], np.int64) for waiting in waits
+        ]
+        flat = [q for waiting in waits for q in waiting]
+        self.words = np.zeros(phases * steps.PHASE + len(flat) + 1, np.int64)
+        self.words[phases * steps.PHASE :][: len(flat)] = flat
+        self.slots = np.zeros((phases, len(KINDS)), np.int64)
+        self.counters = np.zeros(max(1, phases) * steps.COUNTERS, np.int64)
+        begin = phases * steps.PHASE
+        for p in range(phases):
+            self.slots[p] = [
+                *(x.ctypes.data for x in (self.done, self.times, self.seen, self.by, self.before[p])),
+                self.awaited(p), self.spins[p].ctypes.data, p * MOST,
+            ]  # fmt: skip
+            row = self.words[p * steps.PHASE :]
+            row[steps.FUNCTION], row[steps.SLOTS] = chunk_function(), self.slots[p].ctypes.data
+            row[steps.CHUNKS], row[steps.WAITING], row[steps.WAITS] = chunks[p], len(waits[p]), begin
+            begin += len(waits[p])
+
+    def awaited(self, p: int) -> int:
+        """How many chunks have to be done before phase p begins."""
+        return sum(self.chunks[q] for q in self.waits[p])
+
+    def run(self, threads: int, *segments: tuple[int, int]) -> None:
+        """Run it, and see that every chunk is done once, after all that it waits for."""
+        self.done[:] = self.times[:] = self.seen[:] = 0
+        self.counters[:] = 0
+        self.by[:] = -1
+        for first, last in segments:
+            if threads == 1:
+                steps.alone[DOUBLE](self.words, first, last, 1)
+            else:
+                steps.walk[DOUBLE](self.words, self.counters, first, last, threads)
+        for p, n in enumerate(self.chunks):
+            mine = slice(p * MOST, p * MOST + n)
+            rest = slice(p * MOST + n, (p + 1) * MOST)
+            assert (self.times[mine] == 1).all(), f"phase {p}: chunks were done {self.times[mine]} times"
+            assert not self.times[rest].any()
+            assert (self.seen[mine] == self.awaited(p)).all(), f"phase {p} began before {self.waits[p]} were over"
+            assert (self.by[mine] < threads).all()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_before() -> Iterator[None]:
+    before = num_threads()
+    yield
+    set_num_threads(before)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Some phases, which wait for some of those before them, and whose chunks take differently long."""
+    phases = draw(st.integers(1, 10))
+    chunks = [draw(st.integers(1, MOST)) for _ in range(phases)]
+    waits = [sorted(draw(st.sets(st.integers(0, p - 1), max_size=4))) if p else [] for p in range(phases)]
+    longest = draw(st.sampled_from((0, 30, 3000)))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    return Plan(chunks, waits, rng.integers(0, longest + 1, (phases, MOST)) * rng.integers(0, 2, (phases, MOST)))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_random_plans(threads: int) -> None:
+    set_num_threads(threads)
+
+    @settings(max_examples=max(5, settings.default.max_examples // 2))  # type: ignore[union-attr]
+    @given(plans())
+    def run(plan: Plan) -> None:
+        for _ in range(20):
+            plan.run(threads, (0, len(plan.chunks)))
+
+    run()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_chain_of_many_short_phases(threads: int) -> None:
+    """Each waits for the one before: where a wait is lost, it shows."""
+    set_num_threads(threads)
+    n = 60
+    plan = Plan([2] * n, [[p - 1] if p else [] for p in range(n)], np.arange(n * MOST).reshape(n, MOST) % 7 * 40)
+    for _ in range(30):
+        plan.run(threads, (0, n))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_one_long_chunk_holds_up_only_those_who_wait_for_it(threads: int) -> None:
+    """Phase 0 has a chunk that takes long; phases 1 to 8 wait for none, phase 9 for all."""
+    set_num_threads(threads)
+    spins = np.zeros((10, MOST), np.int64)
+    spins[0, 0] = 100_000
+    plan = Plan([1, *[3] * 8, 2], [[]] * 9 + [list(range(9))], spins)
+    for _ in range(10):
+        plan.run(threads, (0, 10))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_segments_run_one_after_the_other(threads: int) -> None:
+    """As where an operation is called from Python in between; phases may wait for those of earlier segments."""
+    set_num_threads(threads)
+    plan = Plan([3, 5, 1, 4, 2], [[], [0], [0, 1], [1], [0, 3]], np.full((5, MOST), 50, np.int64))
+    for _ in range(20):
+        plan.run(threads, (0, 2), (2, 3), (3, 5))
+
+
+def test_helpers_take_part() -> None:
+    """With chunks that last, not all are done by one thread."""
+    set_num_threads(2)
+    plan = Plan([MOST] * 4, [[], [0], [1], [2]], np.full((4, MOST), 300_000, np.int64))
+    plan.run(2, (0, 4))
+    assert {0, 1} == set(plan.by[:-1].tolist())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_nothing_to_do(threads: int) -> None:
+    set_num_threads(threads)
+    plan = Plan([2], [[]], np.zeros((1, MOST), np.int64))
+    plan.done[:] = 0
+    if threads == 1:
+        steps.alone[DOUBLE](plan.words, 0, 0, 1)
+    else:
+        steps.walk[DOUBLE](plan.words, plan.counters, 0, 0, threads)
+    assert not plan.done.any()
+
+
+def test_bind() -> None:
+    """Addresses of arrays, with so many bytes added, go into their slots, and nothing else."""
+    a, b = np.arange(5.0), np.arange(3, dtype=np.float32)
+    slots = np.full(6, -1, np.int64)
+    places = np.array([[0, 0, 1], [1, 8, 4], [0, 16, 0]], np.int64)
+    steps.bind[DOUBLE]((a, b), places.reshape(-1), len(places), slots, 1)
+    assert slots.tolist() == [a.ctypes.data + 16, a.ctypes.data, -1, -1, b.ctypes.data + 8, -1]
+    steps.bind[DOUBLE]((a, b), places.reshape(-1), 0, slots, 1)
+    assert ctypes.c_double.from_address(int(slots[0])).value == 2.0
