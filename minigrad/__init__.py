@@ -1,7 +1,7 @@
 """minigrad: an autograd engine to read, to trust and to use.
 
 The names here are the public ones. `Tensor` computes and remembers, `Tensor.backward` and `grad` differentiate, `Op`
-declares operations; `nn`, `optim`, `random`, `data`, `io` and `testing` are loaded when they are first used.
+declares operations; `nn`, `optim`, `random`, `data`, `io`, `testing` and `compile` are loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from minigrad.transforms import (
 
 if TYPE_CHECKING:
     from minigrad import data, io, nn, optim, random, testing, trees
+    from minigrad.compiler.compile import compile
 
 _LAZY = ("data", "io", "nn", "optim", "random", "testing", "trees")
 
@@ -41,6 +42,7 @@ __all__ = [
     "Tensor",
     "arange",
     "checkpoint",
+    "compile",
     "data",
     "debug",
     "detect_anomaly",
@@ -76,6 +78,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"minigrad.{name}")
+    if name == "compile":
+        return importlib.import_module("minigrad.compiler.compile").compile
     raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
 
 
