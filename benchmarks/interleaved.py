@@ -76,14 +76,20 @@ class Case:
 
 
 class Process:
-    """A worker, which is stopped while nobody waits for its answer."""
+    """A worker, which is stopped while nobody waits for its answer.
 
-    def __init__(self, threads: int):
+    Args:
+        threads: how many it may use.
+        module: its program.
+        environment: variables that it gets, besides those of this process and those that say how many threads.
+    """
+
+    def __init__(self, threads: int, module: str = "benchmarks.worker", environment: Mapping[str, str] | None = None):
         names = ("OMP", "OPENBLAS", "MKL", "NUMBA", "MINIGRAD")
-        environment = {f"{name}_NUM_THREADS": str(threads) for name in names}
-        command = [sys.executable, "-m", "benchmarks.worker"]
+        variables = {f"{name}_NUM_THREADS": str(threads) for name in names} | dict(environment or {})
+        command = [sys.executable, "-m", module]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, env=os.environ | environment, stdin=pipe, stdout=pipe, text=True)
+        self.process = subprocess.Popen(command, env=os.environ | variables, stdin=pipe, stdout=pipe, text=True)
 
     def ask(self, **command: Any) -> Any:
         """The worker's answer to a command.
