@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from compiler.replaying import Replaying, use
+from compiler.steps import KINDS
 from minigrad import nn, optim
 from minigrad.compiler import compile as face
 from minigrad.compiler.homes import is_home
-from tests.compiler.replaying import Replaying, use
-from tests.compiler.steps import KINDS
 
 
 @pytest.fixture(autouse=True)
