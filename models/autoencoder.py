@@ -180,7 +180,7 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     descents = {name: Descent(mg.optim.Adam(model, lr=recipe.learning_rate)) for name, model in models.items()}
     test = mg.Tensor(images.test)
 
-    def step(x: mg.Tensor) -> dict[str, float]:
+    def step(x: mg.Tensor) -> dict[str, mg.Tensor]:
         return {name: descents[name](mean_loss(models[name](x), x, recipe.loss)) for name in models}
 
     def evaluate() -> dict[str, float]:

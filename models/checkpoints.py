@@ -14,7 +14,7 @@ from typing import Any
 
 import minigrad as mg
 
-VERSION = 1  # of what the JSON holds
+VERSION = 2  # of what the JSON holds
 
 
 class CheckpointError(Exception):
@@ -38,7 +38,7 @@ def load_facts(path: Path) -> dict[str, Any]:
     """What a checkpoint says beside its tensors.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged, no checkpoint, or of a newer version.
+        CheckpointError: there is no such file, it is damaged, no checkpoint, or of a newer or older version.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file, so there is nothing to resume: leave out --resume")
@@ -50,6 +50,8 @@ def load_facts(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: holds tensors, but is no checkpoint of a training: name another folder")
     if facts["version"] > VERSION:
         raise CheckpointError(f"{path}: written by a newer version of these models: update them, or start anew")
+    if facts["version"] < VERSION:
+        raise CheckpointError(f"{path}: written by an older version of these models: start anew without --resume")
     return facts
 
 

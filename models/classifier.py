@@ -180,8 +180,8 @@ def mean_loss(z: mg.Tensor, labels: mg.Tensor, cost: str) -> mg.Tensor:
     """
     if cost == "cross-entropy":
         return mg.cross_entropy(z, labels)
-    y = mg.Tensor(np.eye(z.shape[1], dtype=z.dtype)[labels.data])
-    return mg.mse(mg.sigmoid(z), y, reduction="sum") / (2 * len(z))
+    y = labels[:, None] == np.arange(z.shape[1])
+    return mg.mse(mg.sigmoid(z), y.astype(z.dtype), reduction="sum") / (2 * len(z))
 
 
 def check(recipe: Recipe) -> testing.Report:
@@ -216,11 +216,17 @@ def trained(images: Images, seed: int = 0) -> Classifier:
     recipe = RECIPES["digits" if len(images.train) < 10_000 else "mnist"]
     with mg.random.use(mg.random.Generator(seed)):
         model = Classifier(images.pixels, classes(images), recipe)
-        step = descent(model, recipe, len(images.train))
+        down = descent(model, recipe, len(images.train))
         batches = minibatches(images.train, images.train_labels, batch_size=recipe.batch_size)
+
+        @mg.compile
+        def step(x: mg.Tensor, labels: mg.Tensor) -> None:
+            down(mean_loss(model(x), labels, recipe.cost))
+
         for _ in range(recipe.epochs):
             for x, labels in batches:
-                step(mean_loss(model(x), labels, recipe.cost))
+                down.set_rate()
+                step(x, labels)
     return model.eval()
 
 
@@ -239,8 +245,7 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     sets = {"training": (images.train[:held], images.train_labels[:held])}
     sets |= {"held out": (images.test, images.test_labels)}
 
-    def step(x: mg.Tensor, labels: mg.Tensor) -> float:
-        model.train()
+    def step(x: mg.Tensor, labels: mg.Tensor) -> mg.Tensor:
         return down(mean_loss(model(x), labels, recipe.cost))
 
     def evaluate() -> dict[str, float]:
@@ -249,6 +254,7 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
             z = model.outputs(x)
             values[f"loss, {name}"] = mean_loss(mg.Tensor(z), mg.Tensor(labels), recipe.cost).item()
             values[f"error, {name}"] = float(np.mean(z.argmax(axis=1) != labels))
+        model.train()
         return values
 
     run.fit(

@@ -66,6 +66,7 @@ class Run(Generic[R]):
     seed: int
     folder: Path
     resume: bool
+    compile: bool = True
     files: list[str] = field(default_factory=list)
     place: Place = field(default_factory=Place)
 
@@ -77,12 +78,12 @@ class Run(Generic[R]):
     @property
     def settings(self) -> dict[str, Any]:
         """What makes this run this one. The same settings give the same weights, on any number of threads."""
-        chosen = {"data": self.data, "seed": self.seed, "kernels": mg.kernels.mode()}
+        chosen = {"data": self.data, "seed": self.seed, "kernels": mg.kernels.mode(), "compile": self.compile}
         return {"model": self.name} | chosen | asdict(self.recipe)
 
     def fit(
         self,
-        step: Callable[..., float | Mapping[str, float]],
+        step: Callable[..., mg.Tensor | Mapping[str, mg.Tensor]],
         state: dict[str, Any],
         *arrays: Array,
         evaluate: Callable[[], Mapping[str, float]] | None = None,
@@ -90,7 +91,7 @@ class Run(Generic[R]):
     ) -> Place:
         """Train as the recipe says, and save the weights of `state["model"]`; see `Training`."""
         training = Training(
-            step,
+            mg.compile(step) if self.compile else step,
             state,
             arrays,
             epochs=self.recipe.epochs,
@@ -225,14 +226,16 @@ def _run(name: str, given: argparse.Namespace, folder: Path, recipe: R, options:
     """The run that is asked for: by the options, or by a checkpoint, which the options must not contradict."""
     data = given.data or ("mnist" if given.preset else "digits")
     seed = given.seed or 0
+    compile = given.compile is not False
     if given.resume:
         stored = checkpoints.load_facts(folder / CHECKPOINT)["settings"]
         asked = {"model": name} | (asdict(recipe) if given.preset else _changes(given, options))
-        asked |= {key: value for key, value in (("data", given.data), ("seed", given.seed)) if value is not None}
+        chosen = {"data": given.data, "seed": given.seed, "compile": given.compile}
+        asked |= {key: value for key, value in chosen.items() if value is not None}
         checkpoints.refuse_other(folder / CHECKPOINT, {key: stored.get(key) for key in asked}, asked)
         recipe = replace(recipe, **{entry.name: stored[entry.name] for entry in fields(recipe)})
-        data, seed = stored["data"], stored["seed"]
-    return Run(name, recipe, data, datasets.load(data), seed, folder, given.resume)
+        data, seed, compile = stored["data"], stored["seed"], stored["compile"]
+    return Run(name, recipe, data, datasets.load(data), seed, folder, given.resume, compile)
 
 
 def _parser(name: str, what: str, recipes: Mapping[str, R], options: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -253,6 +256,7 @@ def _parser(name: str, what: str, recipes: Mapping[str, R], options: Mapping[str
         add(f"--{option.replace('_', '-')}", type=convert, choices=choices, help=f"{meaning} (default: {defaults})")
     add("--seed", type=natural, help="of all that is random (default: 0)")
     add("--threads", type=positive, help="how many processors to use (default: all); it changes no result")
+    add("--compile", action=argparse.BooleanOptionalAction, help="train by a compiled step, or eagerly (default: on)")
     add("--out", type=Path, help=f"folder to write to (default: runs/{name})")
     add("--resume", action="store_true", help="go on from the checkpoint in that folder, with its settings")
     add("--check", action="store_true", help="first compare every gradient with finite differences")

@@ -179,10 +179,10 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     schedule = mg.optim.schedules.cosine(recipe.learning_rate, recipe.steps(len(images.train)))
     descent = Descent(mg.optim.Adam(model, lr=recipe.learning_rate), schedule)
 
-    def step(x: mg.Tensor) -> dict[str, float]:
+    def step(x: mg.Tensor) -> dict[str, mg.Tensor]:
         z = model(x)
-        loss = descent(mean_loss(z, x))
-        return {"cross-entropy": loss, "squared error": error_per_image(x.data, mg.sigmoid(z).data)}
+        error = mg.mse(mg.sigmoid(z.detach()), x, reduction="sum") / len(x)
+        return {"cross-entropy": descent(mean_loss(z, x)), "squared error": error}
 
     def evaluate() -> dict[str, float]:
         return {"squared error, test": error_per_image(images.test, model.reconstruct(images.test))}

@@ -180,7 +180,7 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     test = mg.Tensor(images.test)
     noisy = {noise: spoilt(test, noise, recipe) for noise in NOISES}  # once, so that all see the same
 
-    def step(x: mg.Tensor) -> dict[str, float]:
+    def step(x: mg.Tensor) -> dict[str, mg.Tensor]:
         return {
             noise: descents[noise](mean_loss(model(spoilt(x, noise, recipe)), x)) for noise, model in models.items()
         }

@@ -304,10 +304,11 @@ def check(recipe: Recipe) -> testing.Report:
     return commands.check_gradients(make, losses)
 
 
-def follow(average: nn.Module, model: nn.Module, memory: float) -> None:
-    """w̄ ← d·w̄ + (1 - d)·w, for every tensor of two modules of a kind."""
+def follow(average: nn.Module, model: nn.Module, memory: mg.Tensor) -> None:
+    """w̄ ← d·w̄ + (1 - d)·w, for every tensor of two modules of a kind; d is a number ()."""
     for mean, w in zip(average.tensors().values(), model.tensors().values(), strict=True):
-        mean.assign(memory * mean.data + (1 - memory) * w.data)
+        d = memory.astype(mean.dtype)
+        mean.assign(d * mean.detach() + (1 - d) * w.detach())
 
 
 def train(run: Run[Recipe]) -> dict[str, Any]:
@@ -325,17 +326,17 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     film = mg.Tensor(np.zeros((len(frames), SHOWN, images.pixels), np.float32))
     same = mg.random.normal((SHOWN, recipe.code), dtype=np.float32).data
 
-    def step(x: mg.Tensor) -> dict[str, float]:
+    def step(x: mg.Tensor) -> dict[str, mg.Tensor]:
         drawn = generator(mg.random.normal((recipe.batch_size, recipe.code), dtype=np.float32))
         on_real = discriminator(blurred(x, recipe.noise))
         on_drawn = discriminator(blurred(mg.stop_gradient(drawn), recipe.noise))
-        right = (np.mean(on_real.data > 0) + np.mean(on_drawn.data < 0)) / 2
+        right = (mg.mean(on_real > 0) + mg.mean(on_drawn < 0)) / 2
         losses = {"discriminator": descents["discriminator"](discriminator_loss(on_real, on_drawn))}
         then = constant(discriminator)(blurred(drawn, recipe.noise))  # a of the same images, after D has learned
         losses |= {"generator": descents["generator"](generator_loss(then, recipe.loss))}
-        steps = descents["generator"].steps.item()
-        follow(average, generator, min(recipe.memory, steps / (steps + 10)))  # at first it forgets faster
-        return losses | {"accuracy": float(right)}
+        steps = descents["generator"].steps
+        follow(average, generator, mg.minimum(recipe.memory, steps / (steps + 10)))  # at first it forgets faster
+        return losses | {"accuracy": right}
 
     def evaluate() -> dict[str, float]:
         epoch = int(descents["generator"].steps.item()) // batches

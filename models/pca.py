@@ -252,7 +252,7 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     schedule = mg.optim.schedules.cosine(recipe.learning_rate, recipe.steps(len(images.train)))
     descent = Descent(mg.optim.Adam(model, lr=recipe.learning_rate), schedule)
 
-    def step(x: mg.Tensor) -> float:
+    def step(x: mg.Tensor) -> mg.Tensor:
         return descent(mean_loss(model, x))
 
     def evaluate() -> dict[str, float]:

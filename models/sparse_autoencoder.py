@@ -164,12 +164,12 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
     descents = {penalty: Descent(mg.optim.Adam(model, lr=recipe.learning_rate)) for penalty, model in models.items()}
     others = images.test[: len(few)]
 
-    def step(x: mg.Tensor) -> dict[str, float]:
+    def step(x: mg.Tensor) -> dict[str, mg.Tensor]:
         errors = {}
         for penalty, model in models.items():
             error, loss = losses(model, x, penalty, recipe)
             descents[penalty](loss)
-            errors[penalty] = error.item()
+            errors[penalty] = error.detach()
         return errors
 
     def evaluate() -> dict[str, float]:

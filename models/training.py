@@ -1,7 +1,9 @@
 """The loop that trains: minibatches, steps, curves; checkpoints that lose nothing; Ctrl-C, divergence, early stopping.
 
 `Training` goes through the training images, epoch by epoch, and gives every minibatch to the model's own `step`, which
-most models write as `descent(loss(batch))`: a `Descent` is an optimiser and the schedule of its learning rate.
+most models write as `descent(loss(batch))`: a `Descent` is an optimiser and the schedule of its learning rate. A step
+is tensors in, tensors out, so that it can be compiled; all that looks at numbers (the schedule, whether the loss is
+finite) is done between steps.
 
 Everything that a step changes is in one tree of tensors, `state`. With the random state and the place in the epoch it
 makes the checkpoint, so that a run that was killed at any step goes on to the same bits. Random numbers come in two
@@ -13,8 +15,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -49,43 +50,35 @@ class Descent:
         optimizer: of the parameters that the loss depends on.
         schedule: from the number of steps done so far to the learning rate; None leaves it as it is.
 
-    It is a tree of tensors: the optimiser's state, the number of steps, and the loss from which on it has exploded.
+    It is a tree of tensors: the optimiser's state, and the number of steps.
 
     Example:
         >>> p = mg.Tensor([1.0], requires_grad=True)
         >>> descent = Descent(mg.optim.SGD([p], lr=0.25))
-        >>> descent(mg.sum(p * p)), p.data
+        >>> descent(mg.sum(p * p)).item(), p.data
         (1.0, array([0.5]))
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule | None = None):
         self.optimizer, self.schedule = optimizer, schedule
-        self.steps = mg.Tensor(0, np.int64)
-        self.limit = mg.Tensor(math.inf, np.float64)
+        self.steps = mg.Tensor(0.0, np.float64)
 
     def __tree__(self) -> tuple[dict[str, Any], Callable[[dict[str, Any]], Any]]:
-        return {"optimizer": self.optimizer.state, "steps": self.steps, "limit": self.limit}, dict
+        return {"optimizer": self.optimizer.state, "steps": self.steps}, dict
 
-    def __call__(self, loss: mg.Tensor) -> float:
-        """Step against the gradient of a loss (), and return its value.
-
-        Raises:
-            Diverged: the loss is not finite, or has exploded; no parameter is changed then.
-        """
-        value = loss.item()
-        if not math.isfinite(value):
-            raise Diverged(f"the loss became {value}")
-        if abs(value) > self.limit.item():
-            raise Diverged(f"the loss exploded: it is {value:.3g} now, where {self.limit.item():.3g} is the limit")
-        if self.limit.item() == math.inf:
-            self.limit.assign(EXPLODED * max(1.0, abs(value)))
-        if self.schedule is not None:
-            self.optimizer.learning_rate = self.schedule(int(self.steps.item()))
-        self.optimizer.zero_grad()
+    def __call__(self, loss: mg.Tensor) -> mg.Tensor:
+        """Step against the gradient of a loss (), and return its value. A compiled function can call it."""
+        self.optimizer.zero_grad()  # another loss may have left gradients here
         loss.backward()
         self.optimizer.step()
-        self.steps.assign(self.steps.data + 1)
-        return value
+        self.optimizer.zero_grad()  # so that a compiled step need not write them out
+        self.steps.assign(self.steps + 1.0)
+        return loss.detach()
+
+    def set_rate(self) -> None:
+        """Give the optimiser the learning rate of the next step. To be called before each step, outside of it."""
+        if self.schedule is not None:
+            self.optimizer.learning_rate = self.schedule(int(self.steps.item()))
 
 
 class Patience(NamedTuple):
@@ -105,6 +98,7 @@ class Place:
     epoch: int = 0  # epochs that are done
     position: int = 0  # steps of the next one that are done
     sums: dict[str, float] = field(default_factory=dict)  # of what those steps returned, over their images
+    limits: dict[str, float] = field(default_factory=dict)  # beyond which each of these has exploded
     curves: dict[str, list[float]] = field(default_factory=dict)  # one number an epoch
     best: float | None = None  # of the curve that the patience watches
     best_epoch: int = 0
@@ -131,8 +125,10 @@ class Training:
     """A training, at its start or where its checkpoint stands; `run` takes it to its end.
 
     Args:
-        step: is given a minibatch of each array, changes `state`, and returns the loss, or several numbers by name.
-        state: a tree of all tensors that steps change. If there is patience, `state["model"]` is what it keeps.
+        step: is given a minibatch of each array, changes `state`, and returns the loss, or several numbers by name:
+            tensors (), as a compiled function does. They have to stay finite, and must not explode.
+        state: a dict of all tensors that steps change. If there is patience, `state["model"]` is what it keeps. Every
+            `Descent` in it, also in dicts and lists, is told its learning rate before each step.
         arrays: training images, and what goes with them, (count, ...) each.
         epochs, batch_size: how often to go through them, and in what portions; the last one of an epoch may be smaller.
         path: of the checkpoint.
@@ -149,7 +145,7 @@ class Training:
 
     def __init__(
         self,
-        step: Callable[..., float | Mapping[str, float]],
+        step: Callable[..., mg.Tensor | Mapping[str, mg.Tensor]],
         state: dict[str, Any],
         arrays: Sequence[Array],
         *,
@@ -162,6 +158,7 @@ class Training:
         patience: Patience | None = None,
     ):
         self.step, self.state, self.images = step, state, len(arrays[0])
+        self.descents = _descents_in(state)
         self.epochs, self.batch_size = epochs, batch_size
         self.path, self.settings, self.evaluate, self.patience = path, dict(settings), evaluate, patience
         self.order, self.draws = mg.random.current().split(2)
@@ -171,10 +168,7 @@ class Training:
         self.tensors = {"state": state, "draws": self.draws, "best": self.best}
         self.place = Place()
         if resume:
-            facts = checkpoints.load_facts(path)
-            checkpoints.refuse_other(path, facts["settings"], self.settings)
-            checkpoints.load_into(path, self.tensors)
-            self.place = Place(**facts["place"])
+            self._load()
         checkpoints.remove_drafts(path)
         self.clock = monotonic() - self.place.seconds
         self.saved = -math.inf
@@ -192,36 +186,64 @@ class Training:
         # numbers that are not finite are found by looking at them: no warnings
         with _Stop() as stop, mg.random.use(self.draws), np.errstate(all="ignore"), progress:
             self._save()
-            while place.epoch < self.epochs and not self._out_of_patience():
-                self.order.state.assign(np.array([self.order.state.data[0], place.epoch], np.uint64))
-                for batch in islice(self.batches, place.position, None):
-                    batch = batch if isinstance(batch, tuple) else (batch,)
-                    values = self._step(batch)
-                    progress.step(place.epoch + 1, place.position, len(batch[0]), values)
-                    if stop.asked or monotonic() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
-                        self._save()
-                    if stop.asked:
-                        raise KeyboardInterrupt
-                progress.epoch_done(place.epoch + 1, self._end_of_epoch())
+            for batch in self._batches(progress.epoch_done):
+                values = self._step(batch)
+                progress.step(place.epoch + 1, place.position, len(batch[0]), values)
+                if stop.asked or monotonic() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
+                    self._save()
+                if stop.asked:
+                    raise KeyboardInterrupt
             self._save()
         if self.patience is not None:
             for name, tensor in self.model.items():
                 tensor.assign(self.best[name].data)
         return place
 
+    def _batches(self, epoch_done: Callable[[int, dict[str, float]], None]) -> Iterator[tuple[mg.Tensor, ...]]:
+        """The minibatches from where the training stands to its end; whoever takes one does a step with it."""
+        while self.place.epoch < self.epochs and not self._out_of_patience():
+            self.order.state.assign(np.array([self.order.state.data[0], self.place.epoch], np.uint64))
+            for batch in islice(self.batches, self.place.position, None):
+                yield batch if isinstance(batch, tuple) else (batch,)
+            epoch_done(self.place.epoch + 1, self._end_of_epoch())
+
     def _step(self, batch: tuple[mg.Tensor, ...]) -> dict[str, float]:
-        """One step, and what it returned."""
-        place, draws = self.place, self.draws.state.data
-        try:
-            values = self.step(*batch)
-        except Diverged as error:
-            self.draws.state.assign(draws)
-            raise self._explained(f"{error}; {_first_bad_layer(self.state, self.step, batch)}") from error
-        named = dict(values) if isinstance(values, Mapping) else {"loss": values}
-        for name, value in named.items():
+        """One step, and what it returned, which has to be sound."""
+        place = self.place
+        values = {name: value.item() for name, value in self._taken(batch).items()}
+        for name, value in values.items():
+            limit = place.limits.setdefault(name, EXPLODED * max(1.0, abs(value)))
+            if not math.isfinite(value):
+                raise self._explained(f"{name} became {value}; {self._where(name)}")
+            if abs(value) > limit:
+                exploded = f"{name} exploded: it is {value:.3g} now, where {limit:.3g} is the limit"
+                raise self._explained(f"{exploded}; {self._where(name)}")
+        for name, value in values.items():
             place.sums[name] = place.sums.get(name, 0.0) + value * len(batch[0])
         place.position += 1
-        return named
+        return values
+
+    def _taken(self, batch: tuple[mg.Tensor, ...]) -> Mapping[str, mg.Tensor]:
+        """Take one step; what it returned, by name."""
+        for descent in self.descents:
+            descent.set_rate()
+        values = self.step(*batch)
+        return values if isinstance(values, Mapping) else {"loss": values}
+
+    def _where(self, bad: str) -> str:
+        """Where in the step that has just diverged the number of this name went bad.
+
+        By now this step has changed the state. So the training goes back to its checkpoint and comes here again, to
+        the same bits; then the step is recorded, operation by operation.
+        """
+        here = self.place.epoch, self.place.position
+        self._load()
+        batches = self._batches(lambda epoch, values: None)
+        batch = next(batches)
+        while (self.place.epoch, self.place.position) != here:
+            self._step(batch)
+            batch = next(batches)
+        return _first_bad_layer(self.state, lambda: self._taken(batch)[bad])
 
     def _end_of_epoch(self) -> dict[str, float]:
         """Continue the curves, and keep the weights if they are the best so far."""
@@ -246,6 +268,13 @@ class Training:
     def _out_of_patience(self) -> bool:
         return self.patience is not None and self.place.epoch - self.place.best_epoch >= self.patience.epochs
 
+    def _load(self) -> None:
+        """Go to where the checkpoint stands."""
+        facts = checkpoints.load_facts(self.path)
+        checkpoints.refuse_other(self.path, facts["settings"], self.settings)
+        checkpoints.load_into(self.path, self.tensors)
+        self.place = Place(**facts["place"])
+
     def _save(self) -> None:
         """Write the checkpoint; if a tensor is not finite, leave the old one."""
         for name, tensor in trees.named_leaves(self.state):
@@ -262,19 +291,27 @@ class Training:
         )
 
 
-def _first_bad_layer(state: Any, step: Callable[..., Any], batch: tuple[mg.Tensor, ...]) -> str:
-    """Where in a step that diverges the first number that is not finite arises, or without one values grow the most.
+def _descents_in(state: Any) -> list[Descent]:
+    """All of them, in nests of dict, list and tuple."""
+    if isinstance(state, Descent):
+        return [state]
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return [descent for part in parts for descent in _descents_in(part)]
 
-    The step is repeated for this, and recorded.
+
+def _first_bad_layer(state: Any, number: Callable[[], mg.Tensor]) -> str:
+    """Where in the computation of a number () the first one that is not finite arises, or where values grow the most.
+
+    The computation is recorded for this. It may change the state, after the number or before.
     """
 
     def by_array() -> dict[int, str]:
         return {id(leaf.array): name.rpartition(".")[0] for name, leaf in trees.named_leaves(state)}
 
     layers = by_array()
-    with mg.record() as tape, suppress(Diverged):
-        step(*batch)
-    layers |= by_array()  # of a part of the state that the step did change
+    with mg.record() as tape:
+        last = number().array
+    layers |= by_array()  # of a part of the state that changed before the number was there
     layer, most, where = "the input", 0.0, ""
     for entry in tape.entries:
         arrays = [array for array in entry.inputs if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
@@ -289,6 +326,8 @@ def _first_bad_layer(state: Any, step: Callable[..., Any], batch: tuple[mg.Tenso
         before, after = (
             max((float(np.max(np.abs(x), initial=0.0)) for x in side), default=1.0) for side in (arrays, outputs)
         )
-        if after > most * before:
+        if before and after > most * before:
             most, where = after / before, layer
+        if any(y is last for y in outputs):
+            break
     return f"values grow most, {most:.3g} times, in layer {where}"

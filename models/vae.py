@@ -257,7 +257,7 @@ def train(run: Run[Recipe]) -> dict[str, Any]:
         descents[name] = Descent(mg.optim.Adam(model, lr=recipe.learning_rate), schedule)
     test = as_seen(images.test, recipe)
 
-    def step(x: mg.Tensor) -> dict[str, float]:
+    def step(x: mg.Tensor) -> dict[str, mg.Tensor]:
         x = binarised(x) if recipe.pixels == "binary" else x
         return {name: descents[name](negative_elbo(models[name], x)) for name in models}
 

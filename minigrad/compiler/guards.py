@@ -56,6 +56,7 @@ NOT_CALLED = {"__init__", "__new__", "__repr__", "__str__", "__tree__", "__del__
 
 _PACKAGE = str(Path(__file__).parent.parent) + "/"
 _LIBRARIES = tuple({sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_INSTALLED = ("/site-packages/", "/dist-packages/")  # where else libraries are: of a user, of a system, on PYTHONPATH
 _MISSING = object()
 
 
@@ -223,7 +224,8 @@ def names_in(code: types.CodeType) -> Names:
 
 def is_library(filename: str) -> bool:
     """Whether a source file belongs to Python or to an installed library."""
-    return filename.startswith((*_LIBRARIES, "<frozen")) and not is_package(filename)
+    installed = filename.startswith((*_LIBRARIES, "<frozen")) or any(part in filename for part in _INSTALLED)
+    return installed and not is_package(filename)
 
 
 def is_package(filename: str) -> bool:

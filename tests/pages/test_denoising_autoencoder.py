@@ -126,8 +126,14 @@ def test_it_learns_the_posterior_mean() -> None:
         model = Denoiser(4, 64)
         descent = Descent(mg.optim.Adam(model, lr=0.01), mg.optim.schedules.cosine(0.01, 1500))
         x = mg.Tensor(np.repeat(images, 100, axis=0))
-        for _ in range(1500):
+
+        @mg.compile
+        def step() -> None:
             descent(mean_loss(model(spoilt(x, "gaussian", recipe)), x))
+
+        for _ in range(1500):
+            descent.set_rate()
+            step()
         noisy = spoilt(x, "gaussian", recipe).data
     weights = np.exp(-((noisy[:, None] - images) ** 2).sum(-1) / (2 * 0.4**2))
     wanted = weights / weights.sum(1, keepdims=True) @ images

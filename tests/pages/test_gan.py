@@ -203,7 +203,7 @@ def test_noise_average_way_and_neighbours() -> None:
     start, end = nn.Linear(3, 2), nn.Linear(3, 2)
     expected = 0.9**5 * start.weight.data + (1 - 0.9**5) * end.weight.data
     for _ in range(5):
-        gan.follow(start, end, 0.9)
+        gan.follow(start, end, mg.Tensor(0.9))
     assert np.allclose(start.weight.data, expected, atol=1e-6)
 
     starts, ends = RNG.normal(size=(2, 20_000))

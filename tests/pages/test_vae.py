@@ -321,7 +321,7 @@ def test_the_preset_of_binary_images(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return binarised(x)
 
     monkeypatch.setattr(vae, "binarised", counted)
-    options = "--preset iwae --data digits --epochs 2 --hidden 20 --samples 30"
+    options = "--preset iwae --data digits --epochs 2 --hidden 20 --samples 30 --no-compile"
     run = Finished(tmp_path, *options.split())
     assert run.code == 0
     assert len(drawn) == 1 + 2 * 15  # the test images once, and each minibatch anew
