@@ -129,6 +129,20 @@ def record(
         recorder.undo()
 
 
+def _is_live(root: Any) -> bool:
+    """Whether backward could go from a node to a leaf: through no node whose saved arrays were freed."""
+    pending, seen = [root], set()
+    while pending:
+        node = pending.pop()
+        if node is None or not node.requires_grad or id(node) in seen:
+            continue
+        if type(node) is Leaf:
+            return True
+        seen.add(id(node))
+        pending += node.parents if node.saved is not None else ()
+    return False
+
+
 class Known(NamedTuple):
     """A tensor from outside, as it was when the recording began."""
 
@@ -397,7 +411,7 @@ class Recorder(Tape):
     def _refuse_live(self, value: Value, name: str) -> None:
         """Refuse to hand out a tensor through which backward could still go."""
         node: Any = value.node
-        if node is not None and node.requires_grad and (type(node) is Leaf or node.saved is not None):
+        if _is_live(node):
             where = None if type(node) is Leaf else node.plan.where
             raise RuntimeError(
                 f"compile: a gradient would flow through {name}, {describe(value.array)}, into the function, but a "

@@ -1499,3 +1499,27 @@ def test_the_progress_of_a_long_compilation(monkeypatch, capsys):
     monkeypatch.setattr(face, "build", lambda recording: (time.sleep(0.2), Replaying(recording))[1])
     assert mg.compile(helper)(mg.Tensor(1.0)).item() == 2.0
     assert "compiling helper" in capsys.readouterr().err
+
+
+def test_what_is_made_of_losses_after_their_backward_may_be_returned():
+    p, q = (mg.Tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+
+    def losses(x):
+        first, second = mg.sum(p * x), mg.sum(q * x * x)
+        first.backward()
+        second.backward()
+        p.zero_grad()
+        q.zero_grad()
+        return first + second
+
+    def one_left(x):
+        first, second = mg.sum(p * x), mg.sum(q * x * x)
+        first.backward()
+        p.zero_grad()
+        return first + second
+
+    x = mg.Tensor([3.0, 4.0])
+    compiled = mg.compile(losses)
+    assert [compiled(x).item() for _ in range(3)] == [11.0 + 41.0] * 3
+    with pytest.raises(RuntimeError, match="a gradient would flow through what the function returns"):
+        mg.compile(one_left)(x)
