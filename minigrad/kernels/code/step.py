@@ -1,23 +1,25 @@
 """Who runs the phases of a compiled step: `alone` one thread, `walk` each of several.
 
 Each thread goes through the phases in their order, waits until those are done that a phase depends on, and does chunks
-of it that nobody has. `minigrad.kernels.steps` says what a plan is.
+of it that nobody has. Meanwhile denormal results are 0. `minigrad.kernels.steps` says what a plan is.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from minigrad.kernels.code.entry import data_of
 from minigrad.kernels.code.packing import address
-from minigrad.kernels.code.pool import CAN_LET_OTHERS, INSIST, add, let_others, pause, read
+from minigrad.kernels.code.pool import CAN_LET_OTHERS, INSIST, PAUSES, add, let_others, pause, read
 from minigrad.kernels.native import Source
-from minigrad.kernels.simd import I64
+from minigrad.kernels.simd import I32, I64
 from minigrad.kernels.steps import CHUNKS, COUNTERS, DONE, FUNCTION, NEXT, PHASE, SLOTS, WAITING, WAITS
 
 
@@ -34,12 +36,46 @@ def do_chunk(context: Any, function: Any, slots: Any, chunk: Any, thread: Any) -
     return types.void(types.int64, types.int64, types.int64, types.int64), lower
 
 
+FLUSH = 0x8000  # of MXCSR: results that would be denormal become 0
+
+
+@intrinsic
+def flushing(context: Any, before: Any) -> Any:
+    """Let denormal results be 0 from now on if `before` is negative, and return what was; else let that be again.
+
+    A processor takes over a hundred cycles for a denormal number. Moments of Adam that fade away are such numbers: they
+    made steps three times as slow.
+    """
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        if platform.machine().lower() not in PAUSES:  # no x86
+            return I64(0)
+        word = cgutils.alloca_once(builder, I32)
+        pointer = builder.bitcast(word, ir.PointerType(ir.IntType(8)))
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type])
+        read, write = (
+            cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.sse.{name}mxcsr") for name in ("st", "ld")
+        )
+        builder.call(read, [pointer])
+        now = builder.load(word)
+        wanted = builder.select(
+            builder.icmp_signed("<", args[0], I64(0)), builder.or_(now, I32(FLUSH)), builder.trunc(args[0], I32)
+        )
+        builder.store(wanted, word)
+        builder.call(write, [pointer])
+        return builder.zext(now, I64)
+
+    return types.int64(types.int64), lower
+
+
 def alone(plan: Any, first: int, last: int, _: int) -> None:
     """Do the phases from the first up to the last, one after the other."""
+    before = flushing(-1)
     for p in range(first, last):
         phase = p * PHASE
         for chunk in range(plan[phase + CHUNKS]):
             do_chunk(plan[phase + FUNCTION], plan[phase + SLOTS], chunk, 0)
+    flushing(before)
 
 
 def walk(plan: Any, counters: Any, first: int, last: int, thread: int) -> None:
@@ -48,6 +84,7 @@ def walk(plan: Any, counters: Any, first: int, last: int, thread: int) -> None:
     `counters` are zeros at first. A thread that finds all chunks of a phase taken goes on to the next phase, and waits
     there only for phases whose results it needs: whoever has a chunk is at work on it, so that waiting ends.
     """
+    before = flushing(-1)
     for p in range(first, last):
         phase, counter = p * PHASE, p * COUNTERS
         chunks = plan[phase + CHUNKS]
@@ -67,6 +104,7 @@ def walk(plan: Any, counters: Any, first: int, last: int, thread: int) -> None:
                 break
             do_chunk(plan[phase + FUNCTION], plan[phase + SLOTS], chunk, thread)
             add(counters, counter + DONE, 1)
+    flushing(before)
 
 
 def bind(arrays: Any, places: Any, count: int, slots: Any, _: int) -> None:
