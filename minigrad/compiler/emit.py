@@ -27,7 +27,8 @@ becomes
         put(a3, chunk, total(all0))
 
 Sizes, strides and numbers are arguments, and names are counted, so that kernels of one structure are one function. What
-a row computes from its own reductions takes several passes over it: `level` says in which of them a value is there.
+a row computes from its own reductions takes several passes over it: `level` says in which of them a value is there. A
+row that fits one vector stays in it: there is no loop over columns, and nothing is computed again.
 Where arrays have several dtypes, or integers, or columns are single numbers, elements are computed one by one.
 """
 
@@ -43,6 +44,7 @@ import numpy as np
 
 from minigrad.compiler.fuse import Fused, kind_of
 from minigrad.compiler.graph import Node
+from minigrad.kernels.native import vector_bytes
 
 # How an operation is written, on vectors as on numbers. What is not here is a function of its name.
 INFIX = {
@@ -157,6 +159,7 @@ class _Emission:
         stores: the elementwise nodes that are stored.
         delivered: the node that the product computes, if there is one.
         vectors: whether the text is on vectors, or on numbers.
+        short: whether a row is one vector.
         real: the dtype of the vectors, or of the numbers that sums collect.
     """
 
@@ -247,6 +250,8 @@ class _Emission:
             vectors &= not (computed and node.op == "cast" and self.node(node.inputs[0]).dtype != bool)
         self.vectors = vectors and len(floats) == 1
         self.real = max(floats, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
+        one_vector = len(self.column_axes) == 1 and self.column_axes[0] * self.real.itemsize <= vector_bytes()
+        self.short = self.vectors and one_vector and bool(self.of_kind("row"))
 
     def is_for_lanes(self, i: int) -> bool:
         """Whether an integer is compared for equality with the number of the lane, and nothing else."""
@@ -368,6 +373,9 @@ class _Emission:
                 once[j] = self.assign(self.fill(f"together_{self.node(base).params[0]}({partials}, {count})"))
             elif not any((*self.access[j].rows, *self.access[j].columns)):
                 once[j] = self.assign(self.same_in_row(j))
+        if self.short:
+            self.put("j = j0")
+            self.put("n = j1 - j")
         of_all = {r: self.begin_sum(r, "all") for r in full}
         for r in columns:
             self.emit_column_identities(r)
@@ -397,13 +405,14 @@ class _Emission:
         for level in range(last + 1):
             here = lambda i, level=level: self.level(i) == level
             stores = [i for i in in_cells if here(i)]
-            ending = {r: self.begin_sum(r, "row") for r in rows if here(self.node(r).inputs[0])}
-            collected = {r: s for r, s in sums.items() if here(self.node(r).inputs[0])} | ending
+            ending = [r for r in rows if here(self.node(r).inputs[0])]
+            of_row = {} if self.short else {r: self.begin_sum(r, "row") for r in ending}
+            collected = {r: s for r, s in sums.items() if here(self.node(r).inputs[0])} | of_row
             in_columns = [r for r in columns if here(self.node(r).inputs[0])]
             if stores or collected or in_columns:
-                self.emit_pass(dict(once), stores, collected, in_columns)
-            for r, name in ending.items():
-                once[r] = self.assign(self.fill(self.all_lanes(r, name)))
+                self.emit_pass(once if self.short else dict(once), stores, collected, in_columns)
+            for r in ending:
+                once[r] = self.assign(self.fill(self.all_lanes(r, of_row.get(r) or self.reduced(r, once))))
             for i in in_rows:
                 if self.level(i) == level + 1:
                     self.value(i, once)
@@ -421,17 +430,15 @@ class _Emission:
         for i in stores:
             self.store(i, self.value(i, env))
         for r, name in sums.items():
-            (x,) = self.node(r).inputs
-            value = self.value(x, env)
-            value = self.fill(value) if self.is_number(x) else value
-            value = f"keep_some({value}, n, {self.reducer(r).identity})" if self.vectors else value
-            self.put(f"{name} = {self.reducer(r).together.format(name, value)}")
+            self.put(f"{name} = {self.reducer(r).together.format(name, self.reduced(r, env))}")
         for r in columns:
             self.store(r, self.reducer(r).together.format(self.load(r), self.value(self.node(r).inputs[0], env)))
         self.indent = before
 
     def begin_columns(self) -> None:
         """The loop over columns, or vectors of them, around it one over further axes of columns, if there are any."""
+        if self.short:
+            return
         *further, _ = self.column_axes
         if further:
             self.put(f"for q in range({self.argument('int', math.prod(further))}):")
@@ -452,6 +459,14 @@ class _Emission:
         name = self.name(prefix)
         self.put(f"{name} = {self.fill(self.reducer(r).identity)}")
         return name
+
+    def reduced(self, r: int, env: dict[int, str]) -> str:
+        """What a reduction reduces, here; lanes beyond the last column change nothing."""
+        (x,) = self.node(r).inputs
+        value = self.value(x, env)
+        if not self.vectors:
+            return value
+        return f"keep_some({self.fill(value) if self.is_number(x) else value}, n, {self.reducer(r).identity})"
 
     def all_lanes(self, r: int, name: str) -> str:
         return f"{self.reducer(r).lanes}({name})" if self.vectors else name

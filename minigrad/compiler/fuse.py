@@ -11,7 +11,8 @@ values may come from a matrix product, chunk by chunk, while they are still in a
 
 Operations are visited in order, and each joins the latest kernel that it needs something of, if it can read it there
 point by point. So a kernel never needs a later one, and no circle can arise. What needs no kernel (x², of an argument,
-say), and what costs next to nothing (h > 0), belongs to no kernel: whoever needs it computes it.
+say), and what costs next to nothing (h > 0), belongs to no kernel: whoever needs it computes it, as long as it is a few
+operations.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from minigrad.core.op import registry
 LEAVES = ("input", "state", "array", "constant")  # lie in memory when the step begins
 CHEAP = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "negative", "absolute",
          "logical_and", "logical_or", "logical_not", "cast")  # fmt: skip
+FEW = 16  # operations that whoever needs a value may compute again
 
 
 @dataclass
@@ -103,12 +105,6 @@ def is_literal(graph: Graph, i: int, number: float) -> bool:
     return graph.nodes[i].op == "literal" and graph.nodes[i].params[0] == number
 
 
-def own_copy(graph: Graph, x: int, *which: int) -> int:
-    """A copy of a node that is another node than any other copy of it with another number."""
-    node = graph.nodes[x]
-    return graph._add("copy", (x,), which, node.shape, node.dtype)
-
-
 def fuse(graph: Graph, wanted: Sequence[int]) -> Fused:
     """Group what is wanted, and all that it takes, into kernels."""
     live = graph.live(wanted)
@@ -144,6 +140,7 @@ class _Fusion:
         self.read: list[set[int]] = []  # by each kernel, of memory
         self.home: dict[int, int] = {}
         self.needs: dict[int, frozenset[int]] = {}
+        self.operations: dict[int, int] = {}  # that it takes to compute a node that has no kernel
         self.now: dict[int, int] = {}
 
     def visit(self, i: int) -> None:
@@ -153,7 +150,7 @@ class _Fusion:
         if node.op in ("matmul", "call"):
             inputs = [self.gathered(j) for j in inputs]
         if node.op == "copy":
-            new = own_copy(graph, self.settled(inputs[0]), *node.params)
+            new = graph.own_copy(self.settled(inputs[0]), *node.params)
         elif node.op in ELEMENTWISE:
             new = self.cheaper(i, [self.settled(j) for j in inputs])
         elif node.op == "reduce":
@@ -170,7 +167,7 @@ class _Fusion:
         base = self.graph.base(j)
         if self.graph.nodes[base].op != "reduce" or kind_of(self.graph, base) != "full":
             return j
-        whole = own_copy(self.graph, base)
+        whole = self.graph.own_copy(base)
         self.place(whole)
         return whole if j == base else self.graph.rebuilt(j, [whole])
 
@@ -261,8 +258,18 @@ class _Fusion:
             self.compute(i)
         else:
             alone = all(n == 1 for n in node.shape)
-            if alone or (node.op not in CHEAP and any(map(self.note, node.inputs))):
+            again = node.op in CHEAP or not any(map(self.note, node.inputs))
+            if alone or not again or self.count(i) > FEW:
                 self.compute(i)
+
+    def count(self, i: int) -> int:
+        """How many operations it takes to compute a node, without those of the kernels that it needs."""
+        if i in self.home:
+            return 0
+        if i not in self.operations:
+            node = self.graph.nodes[i]
+            self.operations[i] = (node.op in ELEMENTWISE) + sum(map(self.count, node.inputs))
+        return self.operations[i]
 
     def begin(self, kernel: Kernel, i: int) -> None:
         self.kernels.append(kernel)

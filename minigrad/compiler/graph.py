@@ -203,6 +203,11 @@ class Graph:
         node = self.nodes[x]
         return self._add("copy", (x,), (), node.shape, node.dtype) if node.op == "view" else x
 
+    def own_copy(self, x: int, *which: int) -> int:
+        """A copy of any node: another node than other copies of it, which have other numbers."""
+        node = self.nodes[x]
+        return self._add("copy", (x,), which, node.shape, node.dtype)
+
     def is_broadcast(self, x: int, shape: Shape) -> bool:
         """Whether x is its base, of as many axes, copied along axes of length 1 to this shape."""
         _, strides, offset = self.layout(x)

@@ -8,15 +8,15 @@ have no scalar form are called from Python in between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 import numpy as np
 
 from minigrad.arrays import describe
 from minigrad.compiler import schedule as schedules
+from minigrad.compiler.arguments import as_input
 from minigrad.compiler.emit import Argument, Source
 from minigrad.compiler.fuse import fuse
 from minigrad.compiler.graph import Graph, strided
@@ -103,7 +103,7 @@ class Program:
     story: Story
 
     def __init__(self, plan: Schedule, arrays: Sequence[np.ndarray]):
-        self.plan, self.arrays = plan, list(arrays)
+        self.plan, self.arrays = plan, [as_input(array) for array in arrays]
         graph = plan.fused.graph
         self.results = [
             (graph.nodes[i].shape, graph.nodes[i].dtype)
@@ -112,16 +112,16 @@ class Program:
         ]
         self.updated = sorted(place.k for place in plan.places.values() if place.kind == "state")
         self.arena = aligned(plan.arena)
-        self.of_calls: list[tuple[int, int, int]] = []  # which of the arrays of a call, bytes to add, slot
-        self.of_states: dict[int, list[tuple[int, int]]] = {}
+        # which of the arrays of a call (inputs, results, states), bytes to add, slot
+        self.of_calls: list[tuple[int, int, int]] = []
         self.of_returned: dict[int, list[tuple[int, int]]] = {}
         self.returned: dict[int, np.ndarray] = {}
         self.inputs = 1 + max((n.params[0] for n in graph.nodes if n.op == "input"), default=-1)
         self.threads = 0
         self.fixed: dict[str, Any] = {"array": self.arrays, "constant": graph.constants, "returned": self.returned}
+        # looked up once, since a lookup takes as long as a small kernel
+        self.bind, self.alone, self.walk = (kernel[_DOUBLE] for kernel in (steps.bind, steps.alone, steps.walk))
         self._lay_out()
-        # weakly, since whoever holds a home keeps it from being changed
-        self.bound: dict[int, Callable[[], Any]] = dict.fromkeys(self.of_states, _nothing)
 
     # Showing
 
@@ -212,7 +212,7 @@ class Program:
         elif place.kind == "result":
             self.of_calls.append((self.inputs + place.k, extra, slot))
         elif place.kind == "state":
-            self.of_states.setdefault(place.k, []).append((slot, extra))
+            self.of_calls.append((self.inputs + len(self.results) + place.k, extra, slot))
         elif place.kind == "returned":
             self.of_returned.setdefault(place.k, []).append((slot, extra))
         else:
@@ -268,25 +268,21 @@ class Program:
         Returns:
             The results, then the gradients, fresh and read-only.
         """
-        for k, places in self.of_states.items():
-            if self.bound[k]() is not states[k]:
-                self.bound[k] = ref(states[k])
-                self._point(places, states[k])
         results = [np.empty(shape, dtype) for shape, dtype in self.results]
         threads = num_threads()
         if threads != self.threads:
             self._fit(threads)
         if self.of_calls:
-            steps.bind[_DOUBLE]((*inputs, *results), self.places, len(self.of_calls), self.slots, 1)
+            self.bind((*inputs, *results, *states), self.places, len(self.of_calls), self.slots, 1)
         if threads > 1:
             self.counters.fill(0)
         for segment in self.segments:
             if not isinstance(segment, tuple):
                 self._call(segment, {"input": inputs, "state": states, "result": results, **self.fixed})
             elif threads == 1:
-                steps.alone[_DOUBLE](self.words, *segment, 1)
+                self.alone(self.words, *segment, 1)
             else:
-                steps.walk[_DOUBLE](self.words, self.counters, *segment, threads)
+                self.walk(self.words, self.counters, *segment, threads)
         for array in results:
             array.setflags(write=False)
         return results
@@ -329,10 +325,6 @@ class Program:
         else:
             whole = memory[place.kind][place.k]
         return strided(whole, *graph.layout(i)) if base != i else whole
-
-
-def _nothing() -> None:
-    """A weak reference to nothing."""
 
 
 _DOUBLE = np.dtype(np.float64)  # of kernels that compute nothing

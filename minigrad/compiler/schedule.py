@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minigrad.compiler.emit import Source, emit
-from minigrad.compiler.fuse import Fused, Kernel, kind_of, own_copy
+from minigrad.compiler.fuse import Fused, Kernel, kind_of
 from minigrad.compiler.graph import ELEMENTWISE, Graph
 from minigrad.kernels import matmul
 
@@ -76,7 +76,7 @@ def own_copies(graph: Graph, wanted: Sequence[int]) -> list[int]:
             or (node.op == "reduce" and kind_of(graph, i) in ("row", "column"))
         )
         if not stored or i in seen:
-            i = own_copy(graph, i, len(own))
+            i = graph.own_copy(i, len(own))
         seen.add(i)
         own.append(i)
     return own
@@ -94,7 +94,7 @@ def schedule(fused: Fused, results: int, updates: Sequence[int]) -> Schedule:
     order = _ordered(fused, in_place)
     for i, k in new_values.items():
         if i not in in_place:
-            copy = own_copy(graph, i, -1 - k)
+            copy = graph.own_copy(i, -1 - k)
             fused.kernels.append(Kernel(graph.nodes[i].shape, nodes=[copy], loads=[i]))
             fused.home[copy] = len(fused.kernels) - 1
             fused.stored |= {i, copy}

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-# By what `least` is multiplied: so one comparison decides. Numba's own switch turns compilation off from the start.
-MODES = {"numpy": inf, "auto": 1.0, "numba": 0.0}
-_scale = MODES["numpy" if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0") else "auto"]
+MODES = {"numpy": inf, "auto": 1.0, "numba": 0.0}  # by what `least` is multiplied: so one comparison decides
+
+# Numba's own switch turns compilation off from the start.
+_mode = "numpy" if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0") else "auto"
 
 _dispatched: list[tuple[list[float], tuple[int, int]]] = []  # of each function: its limits now, and in mode "auto"
 
@@ -45,8 +46,8 @@ def use(mode: str) -> AbstractContextManager[None]:
     """
     if mode not in MODES:
         raise ValueError(f"use: expected one of {', '.join(MODES)}, got {mode!r}")
-    before = _scale
-    _rescale(MODES[mode])
+    before = _mode
+    _change(mode)
     return _Restoring(before)
 
 
@@ -59,22 +60,22 @@ def mode() -> str:
         ...     mg.kernels.mode()
         'numpy'
     """
-    return next(name for name, scale in MODES.items() if scale == _scale)
+    return _mode
 
 
-def _rescale(scale: float) -> None:
-    global _scale
-    _scale = scale
+def _change(mode: str) -> None:
+    global _mode
+    _mode = mode
     for limits, least in _dispatched:
-        limits[:] = [n * scale for n in least]
+        limits[:] = [n * MODES[mode] for n in least]
 
 
 class _Restoring(AbstractContextManager[None]):
-    def __init__(self, scale: float):
-        self.scale = scale
+    def __init__(self, mode: str):
+        self.mode = mode
 
     def __exit__(self, *_: Any) -> None:
-        _rescale(self.scale)
+        _change(self.mode)
 
 
 def dispatched(
@@ -99,7 +100,7 @@ def dispatched(
     if kernel is None:
         return numpy
     sizes = (least, least if least_double is None else least_double)
-    limits = [n * _scale for n in sizes]  # 0·∞, no least and no kernels, is less than nothing
+    limits = [n * MODES[_mode] for n in sizes]  # 0·∞, no least and no kernels, is less than nothing
     _dispatched.append((limits, sizes))
 
     def run(x: Any, *rest: Any, **params: Any) -> Any:

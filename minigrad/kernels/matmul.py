@@ -8,7 +8,7 @@ and it is kept, since products of the same shapes come again and again.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -25,7 +25,6 @@ ACTIVATIONS = {None: 0, "relu": 1, "sigmoid": 2, "tanh": 3}
 # ITEMS 0 stands for a product of two small matrices, of which there is no plan.
 ITEMS, GROUP, M, N, K, A_ROW, A_COLUMN, B_ROW, B_COLUMN, C_ROW = range(10)
 ROWS, COLUMNS, BLOCK, PANELS, SLAB, ACTIVATION, OFFSETS = range(10, 17)
-FIELDS = {name.lower(): place for name, place in globals().items() if type(place) is int}
 
 LINE = 64  # bytes that a cache line has, and the longest vector
 STRIP = 6  # rows of a tile
@@ -240,26 +239,22 @@ def _planned(
         pieces = threads * min(4, 1 + work * items // (threads * LARGE_CHUNK)) if threads > 1 else 1
         rows, columns = _divided(m, n, -(-pieces // items), line, PACKING if b_column == size else TRANSPOSING)
     chunks = -(-items // group) * -(-m // rows) * -(-n // columns)
-    slab, block, panels = _slabs(m, k, columns, size)
-    numbers = _numbers(
-        [*a_at, *b_at, *(i * m * c_row for i in range(items))],
-        items=items,
-        group=group,
-        m=m,
-        n=n,
-        k=k,
-        a_row=a_row,
-        a_column=a_column,
-        b_row=b_row,
-        b_column=b_column,
-        c_row=c_row,
-        rows=rows,
-        columns=columns,
-        block=block,
-        panels=panels,
-        slab=slab,
-        activation=ACTIVATIONS[activation],
+    offsets = [*a_at, *b_at, *(i * m * c_row for i in range(items))]
+    numbers = plan(
+        m,
+        n,
+        k,
+        (a_row, a_column),
+        (b_row, b_column),
+        size,
+        rows,
+        columns,
+        c_row,
+        offsets,
+        group,
+        ACTIVATIONS[activation],
     )
+    panels = int(numbers[PANELS])
     return _Plan(shape, numbers, chunks, chunks * panels + LINE if panels else 0)
 
 
@@ -289,32 +284,26 @@ def plan(
     rows: int,
     columns: int,
     c_row: int,
+    offsets: Sequence[int] = (0, 0, 0),
+    group: int = 1,
+    activation: int = 0,
 ) -> np.ndarray:
-    """The plan of one product (m, k)·(k, n) for `code/gemm.py`, in chunks of so many rows and columns.
+    """The plan of products (m, k)·(k, n) for `code/gemm.py`, in chunks of so many rows and columns.
 
     Args:
         a_strides, b_strides, c_row: distances between rows, and between columns, in bytes.
         size: bytes of a number.
+        offsets: where each matrix begins, in bytes: all of A's, all of B's, all of C's.
+        group: how many products are one chunk.
+        activation: the number of what is applied at the end.
     """
     slab, block, panels = _slabs(m, k, columns, size)
-    return _numbers(
-        [0, 0, 0],
-        items=1,
-        group=1,
-        m=m,
-        n=n,
-        k=k,
-        a_row=a_strides[0],
-        a_column=a_strides[1],
-        b_row=b_strides[0],
-        b_column=b_strides[1],
-        c_row=c_row,
-        rows=rows,
-        columns=columns,
-        block=block,
-        panels=panels,
-        slab=slab,
-    )
+    fields = {
+        ITEMS: len(offsets) // 3, GROUP: group, M: m, N: n, K: k, A_ROW: a_strides[0], A_COLUMN: a_strides[1],
+        B_ROW: b_strides[0], B_COLUMN: b_strides[1], C_ROW: c_row, ROWS: rows, COLUMNS: columns, BLOCK: block,
+        PANELS: panels, SLAB: slab, ACTIVATION: activation,
+    }  # fmt: skip
+    return np.array([*(fields[place] for place in range(OFFSETS)), *offsets], np.int64)
 
 
 def _slabs(m: int, k: int, columns: int, size: int) -> tuple[int, int, int]:
@@ -323,15 +312,6 @@ def _slabs(m: int, k: int, columns: int, size: int) -> tuple[int, int, int]:
     slab = _up(max(1, _share(k, FAR_SLAB if far else NEAR_SLAB)), LINE // size)
     block = _share(-(-columns * size // PANEL_ROW), FAR_PANELS) if far else 1
     return slab, block, block * slab * PANEL_ROW if far else 0
-
-
-def _numbers(offsets: list[int], **fields: int) -> np.ndarray:
-    """A plan's row of integers: these fields, the others 0, and the offsets."""
-    numbers = np.zeros(OFFSETS + len(offsets), np.int64)
-    for name, value in fields.items():
-        numbers[FIELDS[name]] = value
-    numbers[OFFSETS:] = offsets
-    return numbers
 
 
 def _divided(m: int, n: int, pieces: int, line: int, packing: int) -> tuple[int, int]:

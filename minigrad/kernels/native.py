@@ -3,7 +3,8 @@
 What runs is a plain function of addresses and numbers. Around it goes an entry that Python calls directly
 (METH_FASTCALL): it takes the arrays' data pointers out of the arguments, lets other Python threads run, and calls the
 function once for each chunk of the work, here or on the threads of the pool. That costs a tenth of a microsecond.
-With a warm cache neither Numba nor the kernels' sources are imported: llvmlite links the object code that was kept.
+With a warm cache neither Numba nor LLVM nor the kernels' sources are imported: `linking` takes the object code that was
+kept to memory.
 
 The entry trusts its caller: the functions in the modules of `minigrad.kernels` check shapes, dtypes and strides.
 """
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.kernels import store
+from minigrad.kernels import linking, store
 from minigrad.kernels.control import control
 
 # Held by who compiles or links, and by who forks: so a child never inherits half of it.
@@ -74,7 +75,7 @@ class Kernel(dict[Any, Callable[..., None]]):
     def chunk_function(self, dtype: np.dtype[Any]) -> int:
         """The address of `void (int64 *slots, int64 chunk)`, for other machine code to call."""
         self[dtype]  # is linked, if it was not
-        return int(_linker().get_function_address(self._symbol(dtype) + "_chunk"))
+        return _address(self._symbol(dtype) + "_chunk")
 
 
 def plain_function(module: str, this: Any) -> Callable[..., Any]:
@@ -84,7 +85,6 @@ def plain_function(module: str, this: Any) -> Callable[..., Any]:
     """
     with _building:
         if module not in _plain:
-            _linker()  # sets up LLVM
             source = f"minigrad.kernels.code.{module}"
             code = store.fetch(module, lambda: importlib.import_module(source).object_code(module))
             _plain[module] = _callable(module, code, this)
@@ -108,6 +108,18 @@ def function_address(name: str, code: Callable[[], bytes]) -> int:
 
 
 _functions: dict[str, int] = {}
+
+
+@cache
+def vector_bytes() -> int:
+    """How many bytes a vector of this processor has. It is kept like code, since LLVM has to be asked."""
+
+    def asked() -> bytes:
+        from minigrad.kernels.simd import WIDTH
+
+        return str(WIDTH).encode()
+
+    return int(store.fetch("vector_bytes", asked))
 
 
 def object_code(symbol: str, source: Source, real: str) -> bytes:
@@ -142,8 +154,42 @@ def object_code(symbol: str, source: Source, real: str) -> bytes:
         return bytes(library._get_compiled_object())
 
 
+class _MethodDef(ctypes.Structure):
+    """CPython's PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("method", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+_FASTCALL = 0x80
+_definitions: list[_MethodDef] = []  # CPython keeps a pointer to each
+
+
+def _linked(symbol: str, code: bytes) -> int:
+    """The address of a function of object code, once its references are resolved."""
+    found = linking.link(code)
+    if found is None:
+        import llvmlite.binding as llvm
+
+        _llvm().add_object_file(llvm.ObjectFileRef.from_data(code))
+        _llvm().finalize_object()
+    _addresses.update(found or {})
+    return _address(symbol)
+
+
+_addresses: dict[str, int] = {}  # of what was linked without LLVM
+
+
+def _address(symbol: str) -> int:
+    return _addresses.get(symbol) or int(_llvm().get_function_address(symbol))
+
+
 @cache
-def _linker() -> Any:
+def _llvm() -> Any:
     """LLVM's linker, which lives as long as the process."""
     import llvmlite.binding as llvm
 
@@ -169,31 +215,6 @@ FROM_PYTHON = (
     "PyThread_release_lock",
     "_Py_NoneStruct",
 )
-
-
-class _MethodDef(ctypes.Structure):
-    """CPython's PyMethodDef."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("method", ctypes.c_void_p),
-        ("flags", ctypes.c_int),
-        ("doc", ctypes.c_char_p),
-    )
-
-
-_FASTCALL = 0x80
-_definitions: list[_MethodDef] = []  # CPython keeps a pointer to each
-
-
-def _linked(symbol: str, code: bytes) -> int:
-    """The address of a function of object code, once its references are resolved."""
-    import llvmlite.binding as llvm
-
-    linker = _linker()
-    linker.add_object_file(llvm.ObjectFileRef.from_data(code))
-    linker.finalize_object()
-    return int(linker.get_function_address(symbol))
 
 
 def _callable(symbol: str, code: bytes, this: Any = control) -> Callable[..., Any]:

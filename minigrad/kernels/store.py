@@ -39,17 +39,30 @@ def hashed() -> bytes:
     """A hash of all that machine code depends on: sources, compiler, Python, processor, and what pretends another."""
     from importlib.metadata import version  # takes longer to import than all of minigrad
 
-    import llvmlite.binding as llvm
-
     here = Path(__file__).parent
     parts = [f"{path.relative_to(here)}\n".encode() + path.read_bytes() for path in sorted(here.rglob("*.py"))]
     settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith(("NUMBA_CPU", "NUMBA_OPT")))
-    processor = (llvm.get_default_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
     python = (sys.version, str(object.__basicsize__))
     versions = [f"{name} {version(name)}" for name in ("llvmlite", "numba", "numpy")]
-    parts += [text.encode() for text in (*settings, *processor, *python, *versions)]
+    parts += [text.encode() for text in (*settings, *processor(), *python, *versions)]
     return sha256(b"\0".join(sha256(part).digest() for part in parts)).digest()
 
+
+def processor() -> tuple[str, ...]:
+    """What tells this processor from others, whose instructions differ: from Linux, or else from LLVM."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()  # of the first core
+    except OSError:
+        lines = []
+    found = tuple(line for line in lines if line.partition("\t")[0].rstrip() in KINDS)
+    if len(found) == len(KINDS):
+        return (*found, os.uname().machine)
+    import llvmlite.binding as llvm  # which takes 50 MB
+
+    return llvm.get_default_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+
+
+KINDS = ("vendor_id", "cpu family", "model", "stepping", "flags")
 
 circumstances = cache(hashed)  # as they were when this process first asked
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from benchmarks import steps
+from benchmarks import cases, steps
 from minigrad import nn
 from minigrad.compiler import runtime
 from minigrad.compiler.arguments import Arguments, named
@@ -82,8 +82,8 @@ def normal(*shape: int) -> np.ndarray:
 
 def benchmark(name: str, **smaller: Any) -> tuple[Step, list[Any]]:
     """A case of the benchmark, with weights and batches of its shapes."""
-    fields = {k: getattr(steps.CASES[name], k) for k in ("kind", "batch", "shapes", "rate", "beta", "linear")}
-    case = steps.Case(**{**fields, **smaller})
+    fields = {k: getattr(cases.CASES[name], k) for k in ("kind", "batch", "shapes", "rate", "beta", "linear")}
+    case = cases.Case(**{**fields, **smaller})
     biases = [shape[-1] if len(shape) == 2 else shape[0] for shape in case.shapes]
     weights = [(0.1 * normal(*shape), 0.1 * normal(n)) for shape, n in zip(case.shapes, biases, strict=True)]
     n = case.batch
@@ -141,9 +141,9 @@ def picking() -> tuple[Step, list[Any]]:
 SMALL = {
     "autoencoder": autoencoder,
     "float64": lambda: autoencoder("float64"),
-    "classifier": lambda: benchmark("digits", batch=11, shapes=steps.dense(64, 9, 10)),
+    "classifier": lambda: benchmark("digits", batch=11, shapes=cases.dense(64, 9, 10)),
     "vae": lambda: benchmark("vae", batch=5, shapes=((30, 12), (12, 3), (12, 3), (3, 12), (12, 30))),
-    "gan": lambda: benchmark("gan", batch=6, shapes=steps.dense(4, 10, 12, 14) + steps.dense(14, 12, 10, 1)),
+    "gan": lambda: benchmark("gan", batch=6, shapes=cases.dense(4, 10, 12, 14) + cases.dense(14, 12, 10, 1)),
     "conv": lambda: benchmark("conv", batch=3, shapes=((2, 1, 3, 3), (4, 2, 3, 3), (100, 10))),
     "chain": lambda: benchmark("chain"),
     "transformer": transformer,
@@ -381,7 +381,7 @@ PINNED: dict[str, tuple[int, list[str], int, int, int]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*steps.CASES, *OTHERS])
+@pytest.mark.parametrize("name", [*cases.CASES, *OTHERS])
 def test_explain(name: str) -> None:
     """What a case consists of: a change that is meant is written down here."""
     found = explain(planned(name))

@@ -199,11 +199,9 @@ def test_nothing_but_the_output_is_written():
             m, k = int(rng.integers(1, 30)), int(rng.integers(0, 40))
             a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
             large = np.full((m + 2, n + 7), 7, dtype)
-            plan = plans._numbers(
-                [0, 0, (n + 7 + 3) * size], items=1, group=1, m=m, n=n, k=k, a_row=k * size,
-                a_column=size, b_row=n * size, b_column=size, c_row=(n + 7) * size, rows=m, columns=n, block=1,
-                slab=plans.LINE // size,
-            )  # fmt: skip
+            strides, offset = (k * size, size), (n + 7 + 3) * size
+            plan = plans.plan(m, n, k, strides, (n * size, size), size, m, n, (n + 7) * size, (0, 0, offset))
+            plan[plans.SLAB] = plans.LINE // size
             gemm(a, b, large, large, large, plan, 1)
             check(large[1:-1, 3:-4].copy(), *exact(a, b))
             large[1:-1, 3:-4] = 7

@@ -158,5 +158,7 @@ def object_code(symbol: str) -> bytes:
     w.call("Py_IncRef", word(table, plans.REFUSAL))
     builder.ret(word(table, plans.REFUSAL))
 
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(opt=2)
     return bytes(machine.emit_object(llvm.parse_assembly(str(w.module))))

@@ -3,7 +3,7 @@
 The text is a function in a small part of Python: assignments, `for ... in range(...)`, expressions of numbers and
 names, and calls of `words`. Each expression is a value of `V`, which writes LLVM's instructions when it is computed.
 So that is all that is left to do: walk over the syntax tree, keep variables in memory of their own (LLVM puts them into
-registers), and build loops. Compared to Numba, which would infer types first, it takes a tenth of the time.
+registers), and build loops. A kernel takes 10 to 45 ms; Numba, which would infer types first, took 160 to 300.
 
     for i in range(i0, i1):                 i ← i0;  while i < i1:
         v0 = a0[i] * 2.0                        v0 ← fmul (load (gep a0 i)) 2.0
