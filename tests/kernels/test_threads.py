@@ -14,7 +14,10 @@ import pytest
 from minigrad import kernels
 from minigrad.kernels import control as words
 from minigrad.kernels import native
+from minigrad.kernels.code import pool
 from minigrad.kernels.control import control
+
+PATIENCE = 10_000_000_000  # looks for the other chunk: some seconds
 
 
 def count_chunks(counts, work, chunk):
@@ -25,11 +28,31 @@ def count_chunks(counts, work, chunk):
     counts[chunk] += 1 + x * 0
 
 
+def meet_others(seen, chunk):
+    """Say that this chunk, 0 or 1, is being done, wait for the other one, and write whether it came meanwhile."""
+    pool.write(seen, chunk, 1)
+    looks = 0
+    while pool.read(seen, 1 - chunk) == 0 and looks < PATIENCE:
+        looks += 1
+    seen[2 + chunk] = pool.read(seen, 1 - chunk)
+
+
+def compiled(function, parameters: str):
+    return native._callable(
+        function.__name__, native.object_code(function.__name__, native.Source(function, parameters), "float64")
+    )
+
+
 @pytest.fixture(scope="module")
 def count():
     """count(counts, work, chunks) as machine code."""
-    source = native.Source(count_chunks, "int64* int")
-    return native._callable("count_chunks", native.object_code("count_chunks", source, "float64"))
+    return compiled(count_chunks, "int64* int")
+
+
+@pytest.fixture(scope="module")
+def meet():
+    """meet(seen, 2) as machine code."""
+    return compiled(meet_others, "int64*")
 
 
 @pytest.fixture(autouse=True)
@@ -61,19 +84,18 @@ def test_helpers_start_with_the_first_job_of_several_chunks(count) -> None:
     assert [t.name for t in threading.enumerate() if t.name.startswith("minigrad")] == []
 
 
-def test_helpers_take_part(count) -> None:
-    """With chunks that last, a helper has done some of them before the caller can have done all."""
+def test_helpers_take_part(meet) -> None:
+    """A helper that sleeps is woken, and is at a chunk while the caller is at another: else neither sees the other."""
     kernels.set_num_threads(2)
-    counts = np.zeros(64, np.int64)
-    count(counts, 10, 2)
+    meet(np.zeros(4, np.int64), 2)
     place = words.FIRST_HELPER
     deadline = time.monotonic() + 30
     while control[place + words.ASLEEP] == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert control[place + words.ASLEEP] == 1  # there is nothing to do
-    count(counts, 1_000_000, 64)
-    assert control[place + words.ASLEEP] == 0  # it was woken
-    assert counts[2:].tolist() == [1] * 62
+    seen = np.zeros(4, np.int64)
+    meet(seen, 2)
+    assert seen.tolist() == [1, 1, 1, 1]
 
 
 def test_several_threads_of_python_at_once(count) -> None:
