@@ -5,9 +5,13 @@ published.
 
     python -m benchmarks.papers                   all rows; takes as long as `MINUTES` of the pages say, in all
     python -m benchmarks.papers --only gan vae-paper   only the rows of these pages, or these rows
+    python -m benchmarks.papers --quick           only two rows, `pca-paper` and `classifier-nielsen`, which
+                                                  take a minute or two each
     python -m benchmarks.papers --json            ... also written to benchmarks/results/papers.json, row by row; rows
                                                   that are not run now stay there
-    python -m benchmarks.papers --show            only print what that file holds
+    python -m benchmarks.papers --show            run nothing: show what that file holds
+
+What is shown, `--plot` draws and `--against FILE` compares: by how much each number differs from that in the file.
 
 MNIST is found as `models.datasets.load` does. Each run is a process of its own, in runs/papers/, whose time and peak
 memory are those of training, evaluation and pictures together. `ROWS` is the table: the command, what was published
@@ -17,15 +21,11 @@ autoencoder's row needs PyTorch (`pip install -e '.[bench]'`), the others `pip i
 
 from __future__ import annotations
 
-import os
-
-ENVIRONMENT = dict(os.environ)  # of the runs: other benchmarks, imported below, ask for one thread
-
-import argparse
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,12 +35,14 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from benchmarks.overhead import machine, print_table, write
+from benchmarks import report
+from benchmarks.report import machine, number, print_table, write
 
-RESULTS = Path(__file__).parent / "results" / "papers.json"
 RUNS = Path("runs") / "papers"
+QUICK = ("pca-paper", "classifier-nielsen")
 
 Summary = dict[str, Any]
+Rows = Mapping[str, dict[str, Any]]  # by name, what `measured` returns
 
 
 @dataclass(frozen=True)
@@ -355,7 +357,7 @@ def run(row: Row, seed: int) -> dict[str, Any]:
     command += ["--seed", str(seed), "--out", str(folder)]
     print("$", *command[1:], flush=True)
     begun = perf_counter()
-    process = subprocess.Popen(command, env=ENVIRONMENT)
+    process = subprocess.Popen(command)
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except KeyboardInterrupt:
@@ -378,11 +380,11 @@ def measured(row: Row) -> dict[str, Any]:
     if row.reference is not None:
         summaries.append(row.reference())
     numbers = []
-    for number in row.numbers:
-        value = number.found(summaries)
-        reached = (number.least is None or value >= number.least) and (number.most is None or value <= number.most)
-        asked = {"least": number.least, "most": number.most}
-        numbers.append({"name": number.name, "ours": value, "published": number.published, "reached": reached} | asked)
+    for each in row.numbers:
+        value = each.found(summaries)
+        reached = (each.least is None or value >= each.least) and (each.most is None or value <= each.most)
+        asked = {"least": each.least, "most": each.most}
+        numbers.append({"name": each.name, "ours": value, "published": each.published, "reached": reached} | asked)
     return {
         "model": row.model,
         "preset": row.preset,
@@ -398,17 +400,24 @@ def measured(row: Row) -> dict[str, Any]:
     }
 
 
-def show(results: dict[str, Any]) -> None:
+# Tables and pictures
+
+
+def bounds(asked: Mapping[str, Any]) -> str:
+    """What has to be reached, as text; '' where nothing is asked."""
+    signs = (("least", "≥"), ("most", "≤"))
+    return ", ".join(f"{sign} {asked[key]:g}" for key, sign in signs if asked[key] is not None)
+
+
+def show(results: Rows) -> None:
     """Print the table, and the protocols below it."""
     lines: list[tuple[str, ...]] = []
     for name, row in results.items():
         first = (name, f"{sum(row['minutes']):.1f}", f"{row['peak_mib']:,}")
-        for number in row["numbers"]:
-            signs = (("least", "≥"), ("most", "≤"))
-            bound = next((f"{sign} {number[key]:g}" for key, sign in signs if number[key] is not None), "")
-            verdict = ("✓" if number["reached"] else "✗") if bound else ""
-            found = (number["name"], number["published"], bound, f"{number['ours']:.5g}", verdict)
-            lines.append((first[0], *found, *first[1:]))
+        for each in row["numbers"]:
+            bound = bounds(each)
+            verdict = ("✓" if each["reached"] else "✗") if bound else ""
+            lines.append((first[0], each["name"], each["published"], bound, f"{each['ours']:.5g}", verdict, *first[1:]))
             first = ("", "", "")
     columns = ("model", "number", "published", "to reach", "ours", "", "minutes", "peak MiB")
     print_table("Published and ours", columns, lines)
@@ -416,27 +425,112 @@ def show(results: dict[str, Any]) -> None:
         print(f"\n{name}: {row['protocol']}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def show_differences(before: Rows, now: Rows) -> None:
+    """Print by how much numbers differ from those of an earlier result, where both have them."""
+    then, ours = (
+        {(name, each["name"]): each["ours"] for name, row in rows.items() for each in row["numbers"]}
+        for rows in (before, now)
+    )
+    pairs = {key: (then[key], new) for key, new in ours.items() if key in then}
+    lines = [
+        (*key, f"{old:.5g}", f"{new:.5g}", f"{new - old:+.3g}", f"{(new - old) / abs(old):+.2%}" if old else "")
+        for key, (old, new) in pairs.items()
+        if new != old
+    ]
+    print_table("Then and now", ("model", "number", "then", "now", "difference", "of then"), lines)
+    print(f"{len(pairs) - len(lines)} of {len(pairs)} numbers are the same")
+
+
+def margin(asked: Mapping[str, Any]) -> float:
+    """How far a number is beyond what has to be reached, relative to that; negative if it is not reached. Relative to
+    1 where that is 0.
+
+    Example:
+        >>> margin({"ours": 0.96, "least": 0.95, "most": None})
+        0.0105...
+    """
+    ours, least, most = asked["ours"], asked["least"], asked["most"]
+    beyond = []
+    if least is not None:
+        beyond.append((ours - least) / abs(least or 1))
+    if most is not None:
+        beyond.append((most - ours) / abs(most or 1))
+    return float(min(beyond))
+
+
+def plot(results: Rows) -> None:
+    """Draw how far each number that has to be reached is beyond that."""
+    labels, margins, texts = [], [], []
+    for name, row in results.items():
+        subject = ""
+        for each in row["numbers"]:
+            further = each["name"].startswith("... ")  # it goes on from the last whole name
+            subject = subject if further else each["name"]
+            if bound := bounds(each):
+                title = each["name"].replace("...", f"{subject},") if further else each["name"]
+                labels.append(f"{name}: {title}")
+                margins.append(100 * margin(each))
+                texts.append(f"{number(each['ours'])}  ({bound})")
+    drawn, ((axes,),) = report.figure("papers", size=(11, 1 + 0.32 * len(labels)))
+    colors = ["tab:green" if percent >= 0 else "tab:red" for percent in margins]
+    axes.barh(range(len(labels)), margins, color=colors)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.secondary_yaxis("right").set_yticks(range(len(labels)), texts)
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(title="Ours, and what has to be reached", xlabel="beyond what has to be reached, %")
+    report.save(drawn, "papers")
+
+
+# The command line
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The rows of a file that --json wrote.
+
+    Raises:
+        ValueError: it is another file.
+    """
+    rows = json.loads(path.read_text("utf-8"))
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) and "numbers" in row for row in rows.values()):
+        raise ValueError("its rows have no numbers")
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line. The exit code is 0 if every number that was measured now is reached."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = report.parser("papers", __doc__)
+    parser.epilog = f"Here --quick stands for --only {' '.join(QUICK)}, and --against compares numbers, not times."
     names = {name: None for row in ROWS for name in (row.model, row.name)}
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="pages or rows to run (default: all)")
-    parser.add_argument("--json", action="store_true", help=f"write to {RESULTS}")
-    parser.add_argument("--show", action="store_true", help="run nothing: print what was written")
-    options = parser.parse_args(arguments)
-    stored: dict[str, Any] = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
-    if options.show:
-        show(stored)
-        return 0
+    rows = ", ".join(row.name for row in ROWS)
+    parser.add_argument(
+        "--only", nargs="+", choices=names, metavar="NAME", help=f"pages, or rows (default: all, {rows})"
+    )
+    parser.add_argument("--show", action="store_true", help="run nothing: show what was written")
+    given = parser.parse_args(argv)
+    try:
+        earlier = read(Path(given.against)) if given.against else None
+    except (OSError, ValueError) as error:
+        parser.error(f"--against {given.against}: expected a result that --json wrote: {error}")
+    path = report.RESULTS / "papers.json"
+    stored = read(path) if path.exists() else {}
+    chosen = given.only or (QUICK if given.quick else names)
     found: dict[str, Any] = {}
-    for row in ROWS:
-        if row.model in options.only or row.name in options.only:
+    for row in () if given.show else ROWS:
+        if row.model in chosen or row.name in chosen:
             found[row.name] = measured(row)
-            if options.json:
+            if given.json:
                 stored[row.name] = found[row.name]
-                write({each.name: stored[each.name] for each in ROWS if each.name in stored}, RESULTS)
-    show(found)
-    return 0 if all(number["reached"] for row in found.values() for number in row["numbers"]) else 1
+                write({each.name: stored[each.name] for each in ROWS if each.name in stored}, path)
+    shown = stored if given.show else found
+    show(shown)
+    if earlier is not None:
+        show_differences(earlier, shown)
+    if given.plot:
+        plot(shown)
+    return 0 if all(each["reached"] for row in found.values() for each in row["numbers"]) else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 r"""A deep autoencoder: eight layers, whose reconstructions follow the images where PCA's plane cuts through.
 
     python -m models.deep_autoencoder                     64-200-100-50-8 and back, on 8×8 digits: ten seconds
-    python -m models.deep_autoencoder --preset paper      784-1000-500-250-30 and back, on MNIST: ten minutes
+    python -m models.deep_autoencoder --preset paper      784-1000-500-250-30 and back, on MNIST: nine minutes
     python -m models.deep_autoencoder --preset paper --code 2      the digits as a map: as long
 
 **The model.** An encoder of four layers maps an image x, D pixels, to a code h of K numbers; a decoder of four layers,
@@ -256,7 +256,7 @@ OPTIONS = {"code": "numbers in the code"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `commands.main` for its exit codes."""
-    return commands.main("models.deep_autoencoder", __doc__, RECIPES, train, check, OPTIONS, {"paper": 10}, arguments)
+    return commands.main("models.deep_autoencoder", __doc__, RECIPES, train, check, OPTIONS, {"paper": 9}, arguments)
 
 
 if __name__ == "__main__":

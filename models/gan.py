@@ -1,7 +1,7 @@
 r"""A generative adversarial network: one network draws digits, another one tells them from real ones, and both learn.
 
     python -m models.gan                     10-64-128-64 against 64-128-64-1 on 8×8 digits: half a minute
-    python -m models.gan --preset paper      10-256-512-784 against 784-512-256-1 on MNIST: eight minutes
+    python -m models.gan --preset paper      10-256-512-784 against 784-512-256-1 on MNIST: five minutes
 
 **The game** (Goodfellow et al. 2014). A generator G turns noise z of K numbers, from N(0, I), into an image G(z). A
 discriminator D says with which probability an image is real: D(x) = σ(a(x)), σ(a) = 1/(1 + exp(-a)). They play for
@@ -436,7 +436,7 @@ OPTIONS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see `commands.main` for its exit codes."""
-    return commands.main("models.gan", __doc__, RECIPES, train, check, OPTIONS, {"paper": 8}, arguments)
+    return commands.main("models.gan", __doc__, RECIPES, train, check, OPTIONS, {"paper": 5}, arguments)
 
 
 if __name__ == "__main__":
