@@ -1,1 +1,1 @@
-"""One question a script: `python -m benchmarks.<name>`."""
+"""One question a script: `python -m benchmarks.NAME`; all of them, quickly: `python -m benchmarks`."""

@@ -1,17 +1,16 @@
-"""How fast are elementwise functions, losses and convolutions beside NumPy, PyTorch, and the processor's limit?
+"""How fast are elementwise functions and losses beside NumPy, PyTorch, and the processor's limit?
 
-Elementary functions and activations of 1e5 elements; binary and softmax cross-entropy, the loss and its gradient; a
-convolution, forward, and forward and backward. Every time is that of a whole call in Python, with the arrays that it
-returns. Where NumPy has no such function, it computes the usual formula, with SciPy's erf; PyTorch's gradients are
-those of torch.autograd.grad.
+Elementary functions and activations of 1e5 elements; binary and softmax cross-entropy, the loss and its gradient. Every
+time is that of a whole call in Python, with the arrays that it returns. Where NumPy has no such function, it computes
+the usual formula, with SciPy's erf; PyTorch's gradients are those of torch.autograd.grad.
 
     python -m benchmarks.activations            the tables: one thread, and as many as there are processors
     python -m benchmarks.activations --quick    ... in less than a minute
     python -m benchmarks.activations --json --plot    ... also written to benchmarks/results
 
 `benchmarks.interleaved` tells how it is measured; its numbers of rounds, threads and dtypes can be chosen (`--help`).
-"Of peak" is the part of the bytes, read and written, that the processor could have copied in the time; for
-convolutions, of the multiply-adds that it could have done (`benchmarks.peak`).
+"Of peak" is the part of the bytes, read and written, that the processor could have copied in the time
+(`benchmarks.peak`).
 Peers come with `pip install -e '.[bench]'`; one that is missing is left out and named.
 """
 
@@ -23,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.interleaved import LIBRARIES, Case, run
+from benchmarks.report import Row
 
 ELEMENTS = 100_000
-COPIES, MULTIPLY_ADDS = "copies(dtype)", "multiply_adds(dtype)"
+COPIES = "copies(dtype)"
 
 # By name: the kind of argument, the aim if there is one, and NumPy's formula where it has no such function.
 FUNCTIONS: dict[str, tuple[str, float | None, str]] = {
@@ -83,31 +83,15 @@ def cross_entropy(dtype: str) -> Case:
     return Case("softmax cross-entropy, and gradient", arrays, statements, work, 10.0, TORCH_ONLY, ("x",))
 
 
-def convolution(backward: bool) -> Case:
-    """A 3×3 convolution of 64 samples of 13×13 pixels, from 16 to 32 channels; and the gradients of both it takes."""
-    plain = "stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1"
-    ours, torch = f"conv2d(x, w, {plain})", "conv2d(x, w)"
-    if backward:
-        ours = f"({ours}, conv2d_input(g, w, shape=(13, 13), {plain}), conv2d_weight(x, g, size=(3, 3), {plain}))"
-        torch = f"(y := {torch}, *grad(y, (x, w), g))"
-    arrays = {"x": ("normal", (64, 16, 13, 13)), "w": ("weights", (32, 16, 3, 3)), "g": ("normal", (64, 32, 11, 11))}
-    work = 2.0 * 64 * 32 * 11 * 11 * 16 * 3 * 3 * (3 if backward else 1)
-    name = "convolution, forward and backward" if backward else "convolution, forward"
-    statements = {"minigrad": ours, "PyTorch": torch, "peak": MULTIPLY_ADDS}
-    return Case(name, arrays, statements, work, 1.0, TORCH_ONLY, ("x", "w") if backward else ())
-
-
 def cases(dtype: str) -> Iterator[Case]:
     """The rows of the table of a dtype."""
     for name in FUNCTIONS:
         yield function(name, dtype)
     yield binary_cross_entropy(dtype)
     yield cross_entropy(dtype)
-    yield convolution(backward=False)
-    yield convolution(backward=True)
 
 
-def speeds(axes: Any, rows: list[dict[str, Any]]) -> None:
+def speeds(axes: Any, rows: list[Row]) -> None:
     """Draw the speed of each function in elements per nanosecond."""
     rows = [row for row in rows if row["case"] in FUNCTIONS]
     for i, library in enumerate(LIBRARIES):
@@ -119,7 +103,6 @@ def speeds(axes: Any, rows: list[dict[str, Any]]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for."""
-    assert __doc__
     run("activations", __doc__, cases, "G/s", speeds, argv)
 
 

@@ -3,56 +3,54 @@
 The table of right and wrong derivatives (`benchmarks.derivatives`), as minigrad.testing, PyTorch's `gradcheck`, its
 fast mode, and JAX's `check_grads` judge it, each with its defaults: a wrong derivative that passes is a miss, a right
 one that fails a false alarm. The peers get the very same functions and VJPs, as a `torch.autograd.Function` and as
-a `jax.custom_vjp`. Then the seconds of `check` and of `gradcheck` for a network written in both with equal weights.
+a `jax.custom_vjp`. Then the seconds of minigrad's `check` and of `gradcheck` for a network written in both with equal
+weights.
 
-    python -m benchmarks.checkers           both tables
-    python -m benchmarks.checkers --json    ... also written to benchmarks/results/checkers.json
-    python -m benchmarks.checkers --brief   of the first only the rows where some checker is wrong
+    python -m benchmarks.checkers                  the tables
+    python -m benchmarks.checkers --brief          ... of the verdicts only the rows where some checker is wrong
+    python -m benchmarks.checkers --quick          ... without the large network
+    python -m benchmarks.checkers --json --plot    ... also written to benchmarks/results
 
-Each checker runs in a process of its own. Peers come with `pip install -e '.[bench]'`; one that is missing is left out
-and named. How to read it: `CHECKERS` says how each one is asked, `judged` asks it about the whole table, `Network` and
-`speed` are the second question; printing comes last. float32 stays float32, although PyTorch's documentation asks for
-double precision, and kinks are kinks, although it says that they may fail: the totals are told group by group.
-The table holds what minigrad.testing was built to tell apart, so it is no neutral sample: rows say more than totals.
+Each checker runs in a process of its own, on one thread. Peers come with `pip install -e '.[bench]'`; one that is
+missing is left out and named. How to read it: `CHECKERS` says how each one is asked, `judged` asks it about the whole
+table, `Network` and `speed` are the second question; printing comes last. float32 stays float32, although PyTorch's
+documentation asks for double precision, and kinks are kinks, although it says that they may fail: the totals are told
+group by group. The table holds what minigrad.testing was built to tell apart, so it is no neutral sample: rows say more
+than totals.
 """
 
 from __future__ import annotations
 
-import os
-
-THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
-os.environ.update(THREADS, XLA_FLAGS="--xla_cpu_multi_thread_eigen=false")  # read when the libraries load
-
-import argparse
-import importlib.metadata
 import json
-import platform
+import os
 import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 import minigrad as mg
+from benchmarks import report
 from benchmarks.derivatives import CASES, Case
-from benchmarks.overhead import interval, machine, print_table, write
+from benchmarks.report import Array, Row, print_table, quartiles, ratio, rounded
 from minigrad.testing import check
 
-RESULTS = Path(__file__).parent / "results" / "checkers.json"
+ROUNDS, QUICK_ROUNDS = 7, 2
 SMALL = (16, 40, 20, 4)  # the widths of a network of 1,584 parameters
 LARGE = (256, 400, 240, 4)  # ... of 200,004
+MANY = 100_000  # parameters: of so many PyTorch's slow mode would check for a minute
 BATCH = 8
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "MINIGRAD")}
+ONE_THREAD["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+KINDS = {"miss": "wrong ones accepted", "false alarm": "right ones rejected", "unsure": "unsure"}
 
-Array = np.ndarray[Any, Any]
+Verdicts = dict[str, list[Row]]  # by checker, what `judged` returns
 
 
 def _contiguous(x: Any, dtype: Any) -> Array:
@@ -131,18 +129,18 @@ def ask_jax() -> Callable[[Case], str]:
 # name: the package that it takes, and how it is asked
 CHECKERS: dict[str, tuple[str, Callable[[], Callable[[Case], str]]]] = {
     "minigrad": ("minigrad", ask_minigrad),
-    "gradcheck": ("torch", partial(ask_torch, False)),
-    "gradcheck, fast": ("torch", partial(ask_torch, True)),
-    "check_grads": ("jax", ask_jax),
+    "PyTorch": ("torch", partial(ask_torch, False)),
+    "PyTorch, fast": ("torch", partial(ask_torch, True)),
+    "JAX": ("jax", ask_jax),
 }
 
 
-def judged(name: str) -> list[dict[str, Any]]:
+def judged(name: str) -> list[Row]:
     """What one checker says of every case: its verdict, and the error if it raised one, which is a rejection."""
     ask = CHECKERS[name][1]()
     rows = []
     for case in CASES:
-        row: dict[str, Any] = {}
+        row: Row = {}
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             start = perf_counter()
@@ -171,7 +169,7 @@ class Network:
         widths: of the input, the hidden layers and the output.
     """
 
-    def __init__(self, widths: tuple[int, ...]):
+    def __init__(self, widths: Sequence[int]):
         rng = np.random.default_rng(0)
         self.x, self.labels = rng.normal(size=(BATCH, widths[0])), rng.integers(0, widths[-1], BATCH)
         self.parameters: list[Array] = []
@@ -205,84 +203,86 @@ class Network:
         return all(np.allclose(a.data, b.detach().numpy(), rtol=1e-10, atol=1e-14) for a, b in pairs)
 
 
-def speed(rounds: int) -> list[dict[str, Any]]:
-    """Seconds to check a network, for minigrad and PyTorch in turns in this process, medians over the rounds.
+def ways(network: Network, peers: Sequence[str]) -> Iterator[tuple[str, Callable[[], Any], float]]:
+    """The name of each checker, a check of the network by it, and which part of the whole work that is.
 
-    PyTorch's slow mode evaluates the network twice for each parameter. For the large one it checks the last layer
-    alone, and what is given is that time by the number of all parameters over the number of those.
-
-    Raises:
-        RuntimeError: the two networks differ, or a checker rejects one of them.
+    PyTorch's slow mode evaluates the network twice for each parameter. Of a large one it checks the last layer alone.
     """
+    yield "minigrad", partial(check, network.minigrad, *network.parameters), 1.0
+    if "torch" not in peers:
+        return
     import torch
 
     torch.set_num_threads(1)
-    found = []
-    for widths in (SMALL, LARGE):
-        network = Network(widths)
-        if not network.equal():
-            raise RuntimeError("the networks in minigrad and PyTorch differ")
-        leaves = [torch.from_numpy(p).requires_grad_() for p in network.parameters]
-        last = leaves[-2:]
-        with_rest = partial(network.torch, *(leaf.detach() for leaf in leaves[:-2]))
-        gradcheck = torch.autograd.gradcheck
-        slow = partial(gradcheck, network.torch, leaves) if widths == SMALL else partial(gradcheck, with_rest, last)
-        ways: dict[str, Callable[[], Any]] = {
-            "minigrad check": partial(check, network.minigrad, *network.parameters),
-            "gradcheck, fast": partial(gradcheck, network.torch, leaves, fast_mode=True),
-            "gradcheck": slow,
-        }
-        seconds = np.zeros((rounds, len(ways)))
-        for r in range(-1, rounds):  # the first round warms up
-            for i, (name, run) in enumerate(ways.items()):
-                start = perf_counter()
-                if not run():
-                    raise RuntimeError(f"{name} rejects a correct network")
-                seconds[r, i] = perf_counter() - start
-        if widths == LARGE:
-            seconds[:, 2] *= network.count / sum(p.numel() for p in last)
-        rows = []
-        for i, name in enumerate(ways):
-            ratios = seconds[:, i] / seconds[:, 0]
-            rows.append(
-                {
-                    "checker": name,
-                    "seconds": round(float(np.median(seconds[:, i])), 4),
-                    "extrapolated": widths == LARGE and name == "gradcheck",
-                    "over_check": round(float(np.median(ratios)), 3),
-                    "over_check_95": [round(v, 3) for v in interval(ratios)],
-                }
-            )
-        found.append({"widths": widths, "parameters": network.count, "rows": rows})
-    return found
+    if not network.equal():
+        raise RuntimeError("the networks in minigrad and PyTorch differ")
+    leaves = [torch.from_numpy(p).requires_grad_() for p in network.parameters]
+    gradcheck = torch.autograd.gradcheck
+    yield "PyTorch, fast", partial(gradcheck, network.torch, leaves, fast_mode=True), 1.0
+    if network.count < MANY:
+        yield "PyTorch", partial(gradcheck, network.torch, leaves), 1.0
+    else:
+        rest, last = leaves[:-2], leaves[-2:]
+        with_rest = partial(network.torch, *(leaf.detach() for leaf in rest))
+        yield "PyTorch", partial(gradcheck, with_rest, last), sum(leaf.numel() for leaf in last) / network.count
+
+
+def speed(widths: Sequence[int], peers: Sequence[str], rounds: int) -> Row:
+    """The row of a network: seconds to check it, the checkers in turns. Where a checker does a part of the work, they
+    are those of the part, by its share.
+
+    Raises:
+        RuntimeError: the networks differ, or a checker rejects one of them.
+    """
+    network = Network(widths)
+    row: Row = {"case": f"network of {network.count:,} parameters", "dtype": "float64", "threads": 1, "unit": "s"}
+    racers = [*ways(network, peers)]
+    samples: dict[str, list[float]] = {name: [] for name, _, _ in racers}
+    for r in range(rounds + 1):
+        for name, run, part in racers:
+            start = perf_counter()
+            if not run():
+                raise RuntimeError(f"{name} rejects a correct network")
+            if r > 0:  # the first round warms up
+                samples[name].append((perf_counter() - start) / part)
+    row["seconds"] = {name: rounded(float(np.median(s))) for name, s in samples.items()}
+    row["extrapolated"] = [name for name, _, part in racers if part < 1]
+    row["over_minigrad"] = {name: ratio(s, samples["minigrad"]) for name, s in samples.items() if name != "minigrad"}
+    row["quartiles"] = {name: quartiles(s) for name, s in samples.items()}
+    row["samples"] = {name: [*map(rounded, s)] for name, s in samples.items()}
+    return row
 
 
 # Running and printing
 
 
-def in_a_process(what: str, rounds: int) -> Any:
-    """What this script, asked for one thing, prints as JSON."""
-    command = [sys.executable, "-m", "benchmarks.checkers", "--only", what, "--rounds", str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True)
+def in_a_process(call: str) -> Any:
+    """What a call of a function of this module returns in a new process, on one thread.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    code = f"import json; from benchmarks import checkers; print(json.dumps(checkers.{call}))"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | ONE_THREAD, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{what}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{call}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def totals(verdicts: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def totals(verdicts: Verdicts) -> list[Row]:
     """How often each checker was wrong, group by group and in all."""
     rows = []
     for group in [*dict.fromkeys(case.group for case in CASES), "all"]:
         chosen = [i for i, case in enumerate(CASES) if group in (case.group, "all")]
-        row: dict[str, Any] = {"group": group, "cases": len(chosen), "right": sum(CASES[i].right for i in chosen)}
+        row: Row = {"group": group, "cases": len(chosen), "right": sum(CASES[i].right for i in chosen)}
         for name, found in verdicts.items():
             marks = Counter(mark(CASES[i], found[i]["verdict"]) for i in chosen)
-            row[name] = {kind: marks[kind] for kind in ("miss", "false alarm", "unsure")}
+            row[name] = {kind: marks[kind] for kind in KINDS}
         rows.append(row)
     return rows
 
 
-def print_verdicts(verdicts: dict[str, list[dict[str, Any]]], brief: bool) -> None:
+def print_verdicts(verdicts: Verdicts, brief: bool) -> None:
     """Print the verdicts side by side, and the totals."""
     rows = []
     for i, case in enumerate(CASES):
@@ -300,57 +300,71 @@ def print_verdicts(verdicts: dict[str, list[dict[str, Any]]], brief: bool) -> No
     print_table("Seconds for all of them", tuple(verdicts), [tuple(seconds)])
 
 
-def print_speed(found: list[dict[str, Any]]) -> None:
-    """Print the seconds of each checker."""
-    for model in found:
-        rows: list[tuple[str, ...]] = []
-        for row in model["rows"]:
-            seconds = f"{row['seconds']:.3g}" + (" (extrapolated)" if row["extrapolated"] else "")
-            rows.append(
-                (row["checker"], seconds, f"{row['over_check']:.3g}", "{:.3g}-{:.3g}".format(*row["over_check_95"]))
-            )
-        title = f"One check of a network of {model['parameters']:,} parameters"
-        print_table(title, ("checker", "s", "/ minigrad", "95 %"), rows)
+def print_speed(row: Row) -> None:
+    """Print the seconds of each checker for a network."""
+    lines = []
+    for name, median in row["seconds"].items():
+        seconds = f"{median:.3g}" + (" (extrapolated)" if name in row["extrapolated"] else "")
+        over = row["over_minigrad"].get(name)
+        compared = (f"{over['ratio']:.3g}", "{:.3g} to {:.3g}".format(*over["ratio_95"])) if over else ("", "")
+        lines.append((name, seconds, *compared))
+    print_table(f"One check of a {row['case']}", ("checker", "s", "/ minigrad", "95 %"), lines)
 
 
-def main() -> None:
-    """Parse the command line and answer both questions."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.checkers", description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="how often each is timed (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help=f"also write {RESULTS.name} to benchmarks/results")
+def print_changes(before: Mapping[str, Any], cases: Sequence[Row], names: Sequence[str]) -> None:
+    """Print which verdicts are other ones than in an earlier result."""
+    earlier = {case["name"]: case for case in before.get("cases", [])}
+    pairs = [(earlier[case["name"]], case) for case in cases if case["name"] in earlier]
+    lines = [
+        (case["name"], "right" if case["right"] else "wrong", name, old[name], case[name])
+        for old, case in pairs
+        for name in names
+        if name in old and old[name] != case[name]
+    ]
+    print_table(f"Verdicts that changed, of {len(pairs)} cases", ("case", "is", "checker", "then", "now"), lines)
+
+
+def plot(verdicts: Verdicts) -> None:
+    """Draw how often each checker was wrong, or could not tell."""
+    total = totals(verdicts)[-1]
+    drawn, ((axes,),) = report.figure("checkers", size=(7, 1 + 0.7 * len(verdicts)))
+    for i, (kind, label) in enumerate(KINDS.items()):
+        places = [place + 0.27 * (i - 1) for place in range(len(verdicts))]
+        bars = axes.barh(places, [total[name][kind] for name in verdicts], height=0.27, label=label)
+        axes.bar_label(bars, padding=3)
+    axes.set_yticks(range(len(verdicts)), verdicts)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    wrong = total["cases"] - total["right"]
+    axes.set(title=f"Verdicts on {total['right']} right and {wrong} wrong derivatives", xlabel="derivatives")
+    axes.legend()
+    report.save(drawn, "checkers")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Answer both questions."""
+    parser = report.parser("checkers", __doc__, ("torch", "jax"), rounds=(ROUNDS, QUICK_ROUNDS))
     parser.add_argument("--brief", action="store_true", help="only the rows where some checker is wrong")
-    parser.add_argument("--only", choices=[*CHECKERS, "speed"], help="answer for one checker, or for speed, as JSON")
-    arguments = parser.parse_args()
-    if arguments.only:
-        print(json.dumps(speed(arguments.rounds) if arguments.only == "speed" else judged(arguments.only)))
-        return
-    missing = {package for package, _ in CHECKERS.values() if find_spec(package) is None}
-    for package in missing:
-        print(f"{package} is not installed, and its checkers are left out")
-    names = [name for name, (package, _) in CHECKERS.items() if package not in missing]
-    verdicts = {name: in_a_process(name, arguments.rounds) for name in names}
-    print_verdicts(verdicts, arguments.brief)
-    timed = [] if "torch" in missing else in_a_process("speed", arguments.rounds)
-    print_speed(timed)
-    if arguments.json:
-        peers = ["numpy", *sorted({package for package, _ in CHECKERS.values()} - missing - {"minigrad"})]
-        results = {
-            "question": "verdicts on right and wrong derivatives, and seconds to check a network (medians)",
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "rounds": arguments.rounds,
-            "machine": machine(),
-            "python": platform.python_version(),
-            "versions": {"minigrad": mg.__version__} | {name: importlib.metadata.version(name) for name in peers},
-            "threads": THREADS,
-            "totals": totals(verdicts),
-            "speed": timed,
-            "cases": [
-                {"group": case.group, "name": case.name, "right": case.right}
-                | {name: found[i]["verdict"] for name, found in verdicts.items()}
-                for i, case in enumerate(CASES)
-            ],
-        }
-        write(results, RESULTS)
+    given = report.parse(parser, argv)
+    results = report.circumstances(__doc__, given.peers) | {"rounds": given.rounds}
+    names = [name for name, (package, _) in CHECKERS.items() if package in ("minigrad", *given.peers)]
+    verdicts = {name: in_a_process(f"judged({name!r})") for name in names}
+    print_verdicts(verdicts, given.brief)
+    networks = [SMALL] if given.quick else [SMALL, LARGE]
+    results["rows"] = [in_a_process(f"speed({widths}, {given.peers}, {given.rounds})") for widths in networks]
+    for row in results["rows"]:
+        print_speed(row)
+    results["totals"] = totals(verdicts)
+    results["cases"] = [
+        {"group": case.group, "name": case.name, "right": case.right}
+        | {name: found[i]["verdict"] for name, found in verdicts.items()}
+        for i, case in enumerate(CASES)
+    ]
+    if given.earlier is not None:
+        print_changes(given.earlier, results["cases"], names)
+    report.finish("checkers", given, results)
+    if given.plot:
+        plot(verdicts)
 
 
 if __name__ == "__main__":

@@ -13,42 +13,36 @@ PyTorch's product of n = 256 took 30 times as long in one of two runs in one pro
 NumPy's pool were still looking for work, and in neither of two runs in a process of its own.
 
 How to read it: a `Case` says what each library does, `Workers` starts the processes and asks them, `measured` is the
-loop, `compared` makes a row of the table from the seconds, and `run` is the command line of the scripts.
+loop, `compared` makes a row of the table from the seconds, and `run` is what the scripts do; `benchmarks.report` has
+what is not about turns.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import minigrad as mg
-from benchmarks.overhead import interval, machine, print_table, write
+from benchmarks import report
+from benchmarks.report import ENOUGH, Row, number, print_table, quartiles, ratio, rounded
 from benchmarks.worker import SAMPLE
 
-RESULTS = Path(__file__).parent / "results"
 DTYPES = ("float32", "float64")
-PACKAGES = {"NumPy": "numpy", "PyTorch": "torch"}
-LIBRARIES = ("minigrad", *PACKAGES)
+PEERS = {"numpy": "NumPy", "torch": "PyTorch"}  # by package
+LIBRARIES = ("minigrad", *PEERS.values())
 ROUNDS, QUICK_ROUNDS = 25, 7
 SAMPLES = 5
 TURN = 5e-3  # seconds in which a turn takes its samples
 WRONG = "wrong result"
-ENOUGH = 20  # rounds, so that a number counts
 
 
 @dataclass(frozen=True)
@@ -207,36 +201,38 @@ def differing(numbers: dict[str, list[list[float]]], dtype: str) -> list[str]:
     ]
 
 
-def compared(case: Case, dtype: str, threads: int, found: Timings, peak: float = 0.0) -> dict[str, Any]:
+def compared(case: Case, dtype: str, threads: int, found: Timings, peak: float = 0.0) -> Row:
     """A row of the table, as JSON has it; peak is what of the case's work the machine can do in a second, if known.
 
     Its ratio is the speed of minigrad by that of the faster peer, whichever that is by its median. The aim is met if
     the ratio's median reaches it or the interval contains it, and there were enough rounds for that to be said.
     """
-    row: dict[str, Any] = {"case": case.name, "dtype": dtype, "threads": threads}
-    row["us"] = {name: rounded(float(np.median(s)) * 1e6) for name, s in found.seconds.items() if name != "peak"}
+    row: Row = {"case": case.name, "dtype": dtype, "threads": threads, "unit": "s"}
+    seconds = {name: s for name, s in found.seconds.items() if name != "peak"}
+    row["us"] = {name: rounded(float(np.median(s)) * 1e6) for name, s in seconds.items()}
+    row["quartiles"] = {name: quartiles(s.tolist()) for name, s in seconds.items()}
+    row["samples"] = {name: [rounded(x) for x in s.tolist()] for name, s in seconds.items()}
     if found.failures:
         row["failures"] = found.failures
-    ours = found.seconds.get("minigrad")
+    ours = seconds.get("minigrad")
     if ours is None:
         return row
     if peak:
         speed = case.work / float(np.median(ours))
         row |= {"giga_per_second": rounded(speed / 1e9), "of_peak": rounded(speed / peak)}
-    peers = [name for name in case.peers if name in found.seconds]
+    peers = [name for name in case.peers if name in seconds]
     if peers:
-        faster = min(peers, key=lambda name: float(np.median(found.seconds[name])))
-        ratios = found.seconds[faster] / ours
-        ratio, (low, high) = float(np.median(ratios)), interval(ratios)
-        row |= {"faster_peer": faster, "ratio": rounded(ratio), "ratio_95": [rounded(low), rounded(high)]}
+        faster = min(peers, key=lambda name: float(np.median(seconds[name])))
+        row |= {"faster_peer": faster} | ratio(seconds[faster].tolist(), ours.tolist())
         if case.aim is not None:
             row["aim"] = case.aim
-            if len(ratios) >= ENOUGH:
-                row["met"] = ratio >= case.aim or low <= case.aim <= high
+            if len(ours) >= ENOUGH:
+                low, high = row["ratio_95"]
+                row["met"] = row["ratio"] >= case.aim or low <= case.aim <= high
     return row
 
 
-def rows_of(done: Sequence[tuple[Case, str, int, Timings]]) -> list[dict[str, Any]]:
+def rows_of(done: Sequence[tuple[Case, str, int, Timings]]) -> list[Row]:
     """The rows of cases, each with its dtype, threads and timings; the same limit holds for all to which it applies."""
     peaks: dict[tuple[str, str, int], float] = {}
     for case, dtype, threads, found in done:
@@ -248,20 +244,10 @@ def rows_of(done: Sequence[tuple[Case, str, int, Timings]]) -> list[dict[str, An
     ]
 
 
-def rounded(x: float) -> float:
-    """To four digits."""
-    return float(f"{x:.4g}")
-
-
-def digits(x: float) -> str:
-    """A number with at most four digits that are not 0, and no exponent."""
-    return f"{x:,.4g}" if x < 1000 else f"{x:,.0f}"
-
-
-def cells(row: dict[str, Any]) -> tuple[str, ...]:
+def cells(row: Row) -> tuple[str, ...]:
     """The row of `compared` as text."""
     failures = row.get("failures", {})
-    times = [digits(row["us"][name]) if name in row["us"] else failures.get(name, "") for name in LIBRARIES]
+    times = [number(row["us"][name]) if name in row["us"] else failures.get(name, "") for name in LIBRARIES]
     speed = [f"{row['giga_per_second']:.3g}", f"{row['of_peak']:.0%}"] if "of_peak" in row else ["", ""]
     if "ratio" not in row:
         return (row["case"], *times, *speed, "", "", "", "")
@@ -270,7 +256,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     return row["case"], *times, *speed, f"{row['ratio']:.2f}", "{:.2f}-{:.2f}".format(*row["ratio_95"]), aim, met
 
 
-def print_rows(rows: list[dict[str, Any]], unit: str) -> None:
+def print_rows(rows: list[Row], unit: str) -> None:
     """Print a table for each dtype and number of threads."""
     columns = ("case", *(f"{name} µs" for name in LIBRARIES), unit, "of peak", "ratio", "95 %", "aim", "met")
     for dtype, threads in dict.fromkeys((row["dtype"], row["threads"]) for row in rows):
@@ -286,16 +272,10 @@ def print_rows(rows: list[dict[str, Any]], unit: str) -> None:
         print(f"{len(missing)} rows are without minigrad: {', '.join(dict.fromkeys(row['case'] for row in missing))}")
 
 
-def plot(rows: list[dict[str, Any]], path: Path, speeds: Callable[[Any, list[dict[str, Any]]], None]) -> None:
+def plot(rows: list[Row], script: str, speeds: Callable[[Any, list[Row]], None]) -> None:
     """Draw for each dtype and number of threads the speeds, as the function does, and below them the ratios."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     columns = list(dict.fromkeys((row["dtype"], row["threads"]) for row in rows))
-    size = (2 + 5 * len(columns), 11)
-    figure, grid = plt.subplots(2, len(columns), figsize=size, squeeze=False, layout="constrained")
+    drawn, grid = report.figure(script, len(columns), 2, (5.5, 5.5))
     for (dtype, threads), (above, below) in zip(columns, grid.T, strict=True):
         chosen = [row for row in rows if (row["dtype"], row["threads"]) == (dtype, threads)]
         speeds(above, chosen)
@@ -304,9 +284,7 @@ def plot(rows: list[dict[str, Any]], path: Path, speeds: Callable[[Any, list[dic
     grid[0, 0].legend()
     for axes in grid[1, 1:]:
         axes.set_yticklabels([])  # they are those of the first column
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-    print(f"written to {path}")
+    report.save(drawn, script)
 
 
 def title(dtype: str, threads: int) -> str:
@@ -314,7 +292,7 @@ def title(dtype: str, threads: int) -> str:
     return f"{dtype}, {threads} thread{'s' * (threads > 1)}"
 
 
-def plot_ratios(axes: Any, rows: list[dict[str, Any]]) -> None:
+def plot_ratios(axes: Any, rows: list[Row]) -> None:
     """Draw the ratio of every row that has one with its interval, and a mark at the aim."""
     places = range(len(rows))
     there = [(place, row) for place, row in enumerate(rows) if "ratio" in row]
@@ -335,45 +313,29 @@ def plot_ratios(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.set_xlabel("speed by the faster peer's, 95 %; | aim")
 
 
-def arguments(script: str, doc: str, argv: Sequence[str] | None) -> argparse.Namespace:
+def arguments(script: str, doc: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of a script."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{script}", description=doc.split("\n")[0])
-    parser.add_argument("--threads", type=int, nargs="+", help="how many (default: one, then as many as processors)")
+    parser = report.parser(script, doc, tuple(PEERS), threads=True, rounds=(ROUNDS, QUICK_ROUNDS))
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=DTYPES, help="(default: both)")
-    parser.add_argument("--rounds", type=int, help=f"(default: {ROUNDS}, or {QUICK_ROUNDS} if --quick)")
-    parser.add_argument("--quick", action="store_true", help="few rounds, and nothing large")
     parser.add_argument("--only", default="", help="the cases that have this text in their name")
     parser.add_argument("--one-process", action="store_true", help="all libraries in one process")
-    parser.add_argument("--json", action="store_true", help=f"write {script}.json to benchmarks/results")
-    parser.add_argument("--plot", action="store_true", help=f"write {script}.png to benchmarks/results")
-    given = parser.parse_args(argv)
-    if given.rounds is None:
-        given.rounds = QUICK_ROUNDS if given.quick else ROUNDS
-    given.threads = given.threads or sorted({1, os.cpu_count() or 1})
-    if given.rounds < 1 or min(given.threads) < 1:
-        parser.error("rounds and threads are at least 1")
-    return given
+    return report.parse(parser, argv)
 
 
 def run(
     script: str,
-    doc: str,
+    doc: str | None,
     cases: Callable[[str], Iterable[Case]],
     unit: str,
-    speeds: Callable[[Any, list[dict[str, Any]]], None],
+    speeds: Callable[[Any, list[Row]], None],
     argv: Sequence[str] | None = None,
 ) -> None:
     """Measure what the command line asks for, print it, write it."""
     given = arguments(script, doc, argv)
-    missing = [name for name, package in PACKAGES.items() if find_spec(package) is None]
-    for name in missing:
-        print(f"{name} is not installed and left out")
+    results = report.circumstances(doc, given.peers)
     done: list[tuple[Case, str, int, Timings]] = []
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load > 1:
-        print(f"the machine is busy with something else (load {load:.1f}), which disturbs rows of several threads most")
     for threads in given.threads:
-        libraries = [name for name in ("minigrad", *PACKAGES, "peak") if name not in missing]
+        libraries = ["minigrad", *(PEERS[package] for package in given.peers), "peak"]
         with Workers(libraries, threads, given.one_process) as workers:
             for dtype in given.dtype:
                 for case in cases(dtype):
@@ -382,21 +344,14 @@ def run(
                     done.append((case, dtype, threads, measured(case, dtype, workers, given.rounds)))
     rows = rows_of(done)
     print_rows(rows, unit)
-    if given.json:
-        packages = ["numpy", "numba", *(p for name, p in PACKAGES.items() if name not in ("NumPy", *missing))]
-        results = {
-            "question": doc.split("\n")[0],
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "rounds": given.rounds,
-            "one_process": given.one_process,
-            "machine": machine() | {"load_before": round(load, 2)},
-            "python": platform.python_version(),
-            "versions": {"minigrad": mg.__version__} | {name: importlib.metadata.version(name) for name in packages},
-            "statements": {case.name: case.statements for dtype in given.dtype for case in cases(dtype)},
-            "rows": rows,
-        }
-        write(results, RESULTS / f"{script}.json")
+    results |= {
+        "rounds": given.rounds,
+        "one_process": given.one_process,
+        "statements": {case.name: case.statements for dtype in given.dtype for case in cases(dtype)},
+        "rows": rows,
+    }
+    report.finish(script, given, results)
     if given.plot:
-        plot(rows, RESULTS / f"{script}.png", speeds)
+        plot(rows, script, speeds)
     if any(WRONG in row.get("failures", {}).values() for row in rows):
         sys.exit("there are wrong results")

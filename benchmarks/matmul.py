@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.interleaved import LIBRARIES, Case, run
+from benchmarks.report import Row
 
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 LARGE = 1024  # from here on --quick leaves them out
@@ -67,7 +68,7 @@ def cases(dtype: str) -> Iterator[Case]:
         yield layer(128, 128, 784, activation)
 
 
-def speeds(axes: Any, rows: list[dict[str, Any]]) -> None:
+def speeds(axes: Any, rows: list[Row]) -> None:
     """Draw the speed of square products by their size."""
     squares = {int(row["case"].removeprefix("n = ")): row for row in rows if row["case"].startswith("n = ")}
     for library in LIBRARIES:
@@ -82,7 +83,6 @@ def speeds(axes: Any, rows: list[dict[str, Any]]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for."""
-    assert __doc__
     run("matmul", __doc__, cases, "GFLOP/s", speeds, argv)
 
 

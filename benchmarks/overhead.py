@@ -1,39 +1,30 @@
 """What does an operation cost beyond its arithmetic?
 
 A chain of 99 operations (multiply, add, tanh, 33 times over) on arrays so small that the engine's own work is most of
-the time, differentiated by each engine that is installed. The engines take turns in one process on one thread
-(A B C D A B C D ...), so that whatever slows the machine down for a while slows all of them; what is reported is the
-median over the rounds, and the median of the ratio within a round with a bootstrap interval.
+the time, differentiated by each engine; NumPy, with derivatives written by hand, is the arithmetic alone. The engines
+take turns in one process on one thread (A B C D A B C D ...), so that whatever slows the machine down for a while slows
+all of them; what is reported is the median over the rounds, and the median of the ratio within a round with a bootstrap
+interval. The garbage collector is on, as it is by default.
 
-    python -m benchmarks.overhead               the table
-    python -m benchmarks.overhead --json        ... also written to benchmarks/results/overhead.json
-    python -m benchmarks.overhead --guarantees  what each of the always-on guarantees costs, by itself
-    python -m benchmarks.overhead --import      what `import minigrad` takes beyond `import numpy`
+    python -m benchmarks.overhead                  the tables
+    python -m benchmarks.overhead --quick          ... in seconds
+    python -m benchmarks.overhead --json --plot    ... also written to benchmarks/results
+    python -m benchmarks.overhead --guarantees     what each of the always-on guarantees costs, by itself
+    python -m benchmarks.overhead --import         what `import minigrad` takes beyond `import numpy`
 
-Peers come with `pip install -e '.[bench]'`; one that is missing is left out and named. How to read it: `Engine` is the
-interface, one small subclass an engine; `measure` is the loop; below come the two other questions and the printing.
+Peers come with `pip install -e '.[bench]'`; one that is missing is left out and named. JAX is not among them: it is
+made for whole functions, compiled, as in the chain of `benchmarks.training`.
+How to read it: `Engine` is the interface, one small subclass an engine; `measure` is the loop, `row_of` makes a row of
+the result; below come the pieces by themselves, and the printing.
 """
 
 from __future__ import annotations
 
-import os
-
-THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
-os.environ.update(THREADS)  # read when the libraries load, so before they are imported
-
-import argparse
 import gc
-import importlib.metadata
-import json
-import platform
-import subprocess
-import sys
 import timeit
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from itertools import count
-from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Any
 from weakref import ref
@@ -41,14 +32,17 @@ from weakref import ref
 import numpy as np
 
 import minigrad as mg
+from benchmarks import report, startup
+from benchmarks.report import Array, Row, print_table, quartiles, ratio, rounded
 
 REPEATS = 33
 OPERATIONS = 3 * REPEATS
 SHAPES = ((8,), (32, 32))
 WARM_UP = 30
-RESULTS = Path(__file__).parent / "results" / "overhead.json"
+ROUNDS, QUICK_ROUNDS = 400, 40
+PARTS = ("forward", "backward", "free")
 
-Seconds = tuple[float, float, float]  # forward, backward, and freeing the graph
+Seconds = tuple[float, float, float]  # of each part
 
 
 class Engine:
@@ -60,24 +54,24 @@ class Engine:
     """
 
     name: str
-    package: str
 
-    def __init__(self, x: np.ndarray, w: np.ndarray, b: np.ndarray, parameters: bool):
+    def __init__(self, x: Array, w: Array, b: Array, parameters: bool):
         raise NotImplementedError
 
     def run(self) -> Seconds:
         """One forward and one backward pass from a cotangent of ones; gradients start from none every time."""
         raise NotImplementedError
 
-    def gradient(self) -> np.ndarray:
+    def gradient(self) -> Array:
         """The gradient of x, to see that all engines computed the same."""
         raise NotImplementedError
 
 
 class Minigrad(Engine):
-    name = package = "minigrad"
+    name = "minigrad"
 
-    def __init__(self, x: np.ndarray, w: np.ndarray, b: np.ndarray, parameters: bool):
+    def __init__(self, x: Array, w: Array, b: Array, parameters: bool):
+        mg.kernels.set_num_threads(1)
         self.x = mg.Tensor(x, requires_grad=True)
         self.w, self.b = (mg.Tensor(a, requires_grad=parameters) for a in (w, b))
         self.ones = mg.Tensor(np.ones_like(x))
@@ -96,16 +90,16 @@ class Minigrad(Engine):
         del y
         return t1 - t0, t2 - t1, perf_counter() - t2
 
-    def gradient(self) -> np.ndarray:
+    def gradient(self) -> Array:
         self.run()
         assert self.x.grad is not None
         return self.x.grad.data
 
 
 class PyTorch(Engine):
-    name, package = "PyTorch", "torch"
+    name = "PyTorch"
 
-    def __init__(self, x: np.ndarray, w: np.ndarray, b: np.ndarray, parameters: bool):
+    def __init__(self, x: Array, w: Array, b: Array, parameters: bool):
         import torch
 
         torch.set_num_threads(1)
@@ -127,15 +121,15 @@ class PyTorch(Engine):
         del y
         return t1 - t0, t2 - t1, perf_counter() - t2
 
-    def gradient(self) -> np.ndarray:
+    def gradient(self) -> Array:
         self.run()
         return self.x.grad.numpy()
 
 
-class HipsAutograd(Engine):
-    name, package = "HIPS autograd", "autograd"
+class Autograd(Engine):
+    name = "autograd"
 
-    def __init__(self, x: np.ndarray, w: np.ndarray, b: np.ndarray, parameters: bool):
+    def __init__(self, x: Array, w: Array, b: Array, parameters: bool):
         import autograd
         import autograd.numpy as anp
 
@@ -160,15 +154,15 @@ class HipsAutograd(Engine):
         del backward, y
         return t1 - t0, t2 - t1, perf_counter() - t2
 
-    def gradient(self) -> np.ndarray:
+    def gradient(self) -> Array:
         self.run()
         return self.last[0] if self.parameters else self.last
 
 
 class MyGrad(Engine):
-    name, package = "MyGrad", "mygrad"
+    name = "MyGrad"
 
-    def __init__(self, x: np.ndarray, w: np.ndarray, b: np.ndarray, parameters: bool):
+    def __init__(self, x: Array, w: Array, b: Array, parameters: bool):
         import mygrad
 
         self.tanh = mygrad.tanh
@@ -190,25 +184,47 @@ class MyGrad(Engine):
         del y
         return t1 - t0, t2 - t1, perf_counter() - t2
 
-    def gradient(self) -> np.ndarray:
+    def gradient(self) -> Array:
         self.run()
         return self.x.grad
 
 
-ENGINES: tuple[type[Engine], ...] = (Minigrad, PyTorch, HipsAutograd, MyGrad)
+class ByHand(Engine):
+    name = "NumPy"
+
+    def __init__(self, x: Array, w: Array, b: Array, parameters: bool):
+        self.arrays, self.parameters = (x, w, b), parameters
+        self.ones = np.ones_like(x)
+
+    def run(self) -> Seconds:
+        x, w, b = self.arrays
+        t0 = perf_counter()
+        ys = [x]
+        for _ in range(REPEATS):
+            ys.append(np.tanh(ys[-1] * w + b))
+        t1 = perf_counter()
+        g, gw, gb = self.ones, np.zeros_like(w), np.zeros_like(b)
+        for y, before in zip(ys[:0:-1], ys[-2::-1], strict=True):
+            g = g * (1 - y * y)
+            if self.parameters:
+                gb += g
+                gw += g * before
+            g = g * w
+        t2 = perf_counter()
+        self.last = g, gw, gb
+        del ys
+        return t1 - t0, t2 - t1, perf_counter() - t2
+
+    def gradient(self) -> Array:
+        self.run()
+        return self.last[0]
 
 
-def installed(engine: type[Engine]) -> bool:
-    """Whether the package of an engine can be imported."""
-    try:
-        importlib.import_module(engine.package)
-    except ImportError:
-        return False
-    return True
+PEERS: dict[str, type[Engine]] = {"torch": PyTorch, "autograd": Autograd, "mygrad": MyGrad, "numpy": ByHand}
 
 
-def measure(engines: list[type[Engine]], shape: tuple[int, ...], parameters: bool, rounds: int) -> np.ndarray:
-    """Seconds by round, engine and part (forward, backward, freeing), float64 of shape (rounds, engines, 3).
+def measure(engines: Sequence[type[Engine]], shape: tuple[int, ...], parameters: bool, rounds: int) -> dict[str, Array]:
+    """Seconds by engine, each a float64 array of shape (rounds, parts).
 
     Raises:
         RuntimeError: the engines' gradients differ by more than the rounding of a chain this long.
@@ -226,67 +242,28 @@ def measure(engines: list[type[Engine]], shape: tuple[int, ...], parameters: boo
         for racer in racers:
             racer.run()
     gc.collect()
-    return np.array([[racer.run() for racer in racers] for _ in range(rounds)])
+    seconds = np.array([[racer.run() for racer in racers] for _ in range(rounds)])
+    return {racer.name: seconds[:, i] for i, racer in enumerate(racers)}
 
 
-def interval(ratios: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the median (Efron & Tibshirani 1993, section 13.3)."""
-    resamples = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
-    low, high = np.percentile(np.median(resamples, axis=1), [2.5, 97.5])
-    return float(low), float(high)
+def row_of(shape: tuple[int, ...], parameters: bool, seconds: Mapping[str, Array]) -> Row:
+    """What was measured of a case as JSON has it, for one operation; the samples are forward and backward together."""
+    each = {name: of_chain / OPERATIONS for name, of_chain in seconds.items()}
+    both = {name: parts[:, :2].sum(1).tolist() for name, parts in each.items()}
+    needing = "x, w and b need gradients" if parameters else "x alone needs a gradient"
+    row: Row = {"case": f"{shape}, {needing}", "dtype": "float32", "threads": 1, "unit": "s"}
+    row |= {"shape": shape, "parameters_need_gradients": parameters}
+    row["us"] = {name: rounded(float(np.median(s)) * 1e6) for name, s in both.items()}
+    for i, part in enumerate(PARTS):
+        row[f"{part}_us"] = {name: rounded(float(np.median(parts[:, i])) * 1e6) for name, parts in each.items()}
+    if "PyTorch" in both:
+        row["over_torch"] = {name: ratio(s, both["PyTorch"]) for name, s in both.items() if name != "PyTorch"}
+    row["quartiles"] = {name: quartiles(s) for name, s in both.items()}
+    row["samples"] = {name: [*map(rounded, s)] for name, s in both.items()}
+    return row
 
 
-def overhead(rounds: int) -> dict[str, Any]:
-    """Measure every case, print it, and return what was found with all that is needed to judge it."""
-    engines = [e for e in ENGINES if installed(e)]
-    for e in ENGINES:
-        if e not in engines:
-            print(f"{e.name} is not installed and left out")
-    reference = engines.index(PyTorch) if PyTorch in engines else None
-    cases = []
-    for parameters in (False, True):
-        for shape in SHAPES:
-            seconds = measure(engines, shape, parameters, rounds)
-            micros = np.median(seconds, axis=0) / OPERATIONS * 1e6
-            total = seconds[:, :, :2].sum(axis=2)  # forward and backward
-            rows = []
-            for i, engine in enumerate(engines):
-                row: dict[str, Any] = {
-                    "engine": engine.name,
-                    "forward_us": round(float(micros[i, 0]), 3),
-                    "backward_us": round(float(micros[i, 1]), 3),
-                    "free_us": round(float(micros[i, 2]), 3),
-                    "forward_backward_us": round(float(np.median(total[:, i]) / OPERATIONS * 1e6), 3),
-                }
-                if reference is not None and i != reference:
-                    ratios = total[:, i] / total[:, reference]
-                    row["over_torch"] = round(float(np.median(ratios)), 3)
-                    row["over_torch_95"] = [round(v, 3) for v in interval(ratios)]
-                rows.append(row)
-            cases.append({"shape": shape, "parameters_need_gradients": parameters, "engines": rows})
-            print_case(cases[-1])
-    peers = ["numpy", *(e.package for e in engines if e is not Minigrad)]
-    return {
-        "question": "microseconds per operation of a chain of 33 (multiply, add, tanh), median over rounds",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rounds": rounds,
-        "machine": machine(),
-        "python": platform.python_version(),
-        "versions": {"minigrad": mg.__version__} | {name: importlib.metadata.version(name) for name in peers},
-        "threads": THREADS,
-        "garbage_collector": "enabled" if gc.isenabled() else "disabled",
-        "cases": cases,
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on: processor, number of cores, system."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor()
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
+# The pieces
 
 
 def nanoseconds(statement: str, names: dict[str, Any]) -> float:
@@ -342,80 +319,60 @@ def guarantees() -> list[tuple[str, ...]]:
     return [(what, where, f"{nanoseconds(code, names):.0f}") for what, where, code in pieces]
 
 
-def import_time(rounds: int) -> tuple[float, float, float]:
-    """Median seconds of `import numpy`, of `import minigrad`, and of the difference between neighbours.
-
-    Each import is in a fresh interpreter, and they take turns.
-    """
-
-    def seconds(module: str) -> float:
-        code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        return float(done.stdout)
-
-    seconds("minigrad")  # fills the file cache and writes the byte code
-    pairs = [(seconds("numpy"), seconds("minigrad")) for _ in range(rounds)]
-    return median(n for n, _ in pairs), median(m for _, m in pairs), median(m - n for n, m in pairs)
+# Tables and pictures
 
 
-def write(results: dict[str, Any], path: Path) -> None:
-    """Write results as JSON: to a draft, which then gets the name."""
-    path.parent.mkdir(exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    draft.replace(path)
-    print(f"written to {path}")
-
-
-def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print a table, with rich if it is there."""
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-        print(f"\n{title}")
-        for cells in (columns, *rows):
-            print("  ".join(cell.ljust(n) for cell, n in zip(cells, widths, strict=True)).rstrip())
-        return
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)  # not cut to 80 columns in files and pipes
-
-
-def print_case(case: dict[str, Any]) -> None:
-    """Print one case of `overhead`."""
-    needs = "x, w, b need gradients" if case["parameters_need_gradients"] else "x needs a gradient; w, b do not"
-    rows = []
-    for e in case["engines"]:
-        times = (f"{e[part]:.2f}" for part in ("forward_us", "backward_us", "forward_backward_us", "free_us"))
-        ratio = f"{e['over_torch']:.2f}" if "over_torch" in e else ""
-        bounds = "{:.2f}-{:.2f}".format(*e["over_torch_95"]) if ratio else ""
-        rows.append((e["engine"], *times, ratio, bounds))
+def print_row(row: Row) -> None:
+    """Print the table of a case."""
+    lines = []
+    for name, both in row["us"].items():
+        forward, backward, free = (row[f"{part}_us"][name] for part in PARTS)
+        over = row.get("over_torch", {}).get(name)
+        compared = (f"{over['ratio']:.2f}", "{:.2f} to {:.2f}".format(*over["ratio_95"])) if over else ("", "")
+        lines.append((name, *(f"{us:.2f}" for us in (forward, backward, both, free)), *compared))
     columns = ("engine", "forward", "backward", "both", "freeing", "/ PyTorch", "95 %")
-    print_table(f"float32 {case['shape']}, µs per operation; {needs}", columns, rows)
+    print_table(f"{row['case']}; {row['dtype']}, µs an operation", columns, lines)
 
 
-def main() -> None:
-    """Parse the command line and answer the question asked."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=400, help="how often each engine runs (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help=f"also write {RESULTS.name} to benchmarks/results")
-    parser.add_argument("--guarantees", action="store_true", help="time the always-on guarantees one by one instead")
-    parser.add_argument("--import", dest="imports", action="store_true", help="time `import minigrad` instead")
-    arguments = parser.parse_args()
-    if arguments.guarantees:
+def plot(rows: Sequence[Row]) -> None:
+    """Draw the time of each engine, forward and backward, a part of the figure for each case."""
+    drawn, grid = report.figure("overhead", len(SHAPES), 2, (5, 2.4))
+    for axes, row in zip(grid.flat, rows, strict=True):
+        names, forward, backward = [*row["us"]], [*row["forward_us"].values()], [*row["backward_us"].values()]
+        axes.barh(names, forward, label="forward")
+        bars = axes.barh(names, backward, left=forward, label="backward")
+        axes.bar_label(bars, [f"{us:.1f}" for us in row["us"].values()], padding=3)
+        axes.margins(x=0.15)
+        axes.invert_yaxis()
+        axes.set(title=row["case"], xlabel="µs an operation")
+    grid[0, 0].legend()
+    report.save(drawn, "overhead")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Answer what the command line asks."""
+    parser = report.parser("overhead", __doc__, tuple(PEERS), rounds=(ROUNDS, QUICK_ROUNDS))
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--guarantees", action="store_true", help="time the always-on guarantees one by one instead")
+    instead.add_argument("--import", dest="imports", action="store_true", help="time `import minigrad` instead")
+    given = report.parse(parser, argv)
+    if given.guarantees:
         title = "Each piece by itself, in a loop: lower bounds, and they don't add up to the whole"
         print_table(title, ("piece", "where", "ns"), guarantees())
-    elif arguments.imports:
-        times = import_time(21)
-        columns = ("import numpy", "import minigrad", "beyond numpy")
-        print_table("Seconds in fresh interpreters, medians of 21", columns, [tuple(f"{t:.3f}" for t in times)])
-    else:
-        results = overhead(arguments.rounds)
-        if arguments.json:
-            write(results, RESULTS)
+        return
+    if given.imports:
+        startup.show([startup.import_row(startup.ROUNDS)])
+        return
+    results = report.circumstances(__doc__, given.peers) | {"rounds": given.rounds, "rows": []}
+    engines: list[type[Engine]] = [Minigrad, *(PEERS[package] for package in given.peers)]
+    for parameters in (False, True):
+        for shape in SHAPES:
+            row = row_of(shape, parameters, measure(engines, shape, parameters, given.rounds))
+            print_row(row)
+            results["rows"].append(row)
+    report.finish("overhead", given, results)
+    if given.plot:
+        plot(results["rows"])
 
 
 if __name__ == "__main__":

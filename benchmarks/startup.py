@@ -1,41 +1,43 @@
 """How long does it take until the first result: with nothing compiled, and with all code in the cache?
 
-    python -m benchmarks.startup           the tables
-    python -m benchmarks.startup --json    ... also written to benchmarks/results/startup.json
+    python -m benchmarks.startup                  the table
+    python -m benchmarks.startup --quick          ... of float32 alone, in half a minute
+    python -m benchmarks.startup --json --plot    ... also written to benchmarks/results
 
-Three questions, asked in fresh interpreters; medians.
+Every time is that of a fresh interpreter; reported are medians.
 
-First use: a process with an empty cache calls one kernel, once. "Compiles" is the time of that call where another
-kernel was compiled before, so that Numba has been imported and has made its own beginnings. "In all" is what another
-process takes from start to end, without that other kernel: interpreter, NumPy, Numba and all.
-Second process: "in all" for a process that computes a matrix product and tanh, large enough that the pool of threads
+Compilation: the call of a kernel that is in no cache, where another kernel was compiled before, so that Numba has been
+imported and has made its own beginnings.
+First use: a process with an empty cache that calls one kernel, once, from its start to its end: interpreter, NumPy,
+Numba and all.
+Second process: the same for a process that computes a matrix product and tanh, large enough that the pool of threads
 starts, with all code in the cache.
-Beside each "in all" stands the time of a process that only imports NumPy: they take turns.
-Import: what `import minigrad` takes beyond `import numpy`.
+Import: the statement `import minigrad` alone.
+
+Beside all but the first stands NumPy alone: a process that only imports it, or that statement. They take turns, and
+"beyond NumPy" is the median of the difference within a round. A training step that is compiled as a whole is another
+question, and `benchmarks.training` answers it.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Any
 
-import minigrad as mg
-from benchmarks.overhead import import_time, machine, print_table, write
+import numpy as np
 
-RESULTS = Path(__file__).parent / "results" / "startup.json"
+from benchmarks import report
+from benchmarks.report import Row, print_table, quartiles, rounded
+
 DTYPES = ("float32", "float64")
+ROUNDS, QUICK_ROUNDS = 5, 3
+THREADS = os.cpu_count() or 1
 
 # By name: the module of minigrad.kernels, the statement, and the seconds that its compilation may take.
 KERNELS = {
@@ -46,9 +48,12 @@ KERNELS = {
 SMALL, LARGE = 64, 512  # x is n×n: small enough for one thread, large enough for all
 SECOND, SECOND_AIM = ("matmul", "tanh"), 0.5
 
+OURS, ALONE = "minigrad", "NumPy alone"
 NUMPY = "import numpy"
 ANOTHER = "from minigrad.kernels.elementwise import relu; relu(x)"
 TIMED = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t)"
+
+Samples = dict[str, list[float]]  # seconds by round
 
 
 def program(names: Sequence[str], dtype: str, n: int) -> list[str]:
@@ -68,7 +73,8 @@ def process(statements: Sequence[str], cache: str) -> tuple[float, str]:
         RuntimeError: the program failed.
     """
     command = [sys.executable, "-c", "\n".join(statements)]
-    environment = os.environ | {"MINIGRAD_CACHE_DIR": cache, "MINIGRAD_NUM_THREADS": str(os.cpu_count() or 1)}
+    environment = os.environ | {"MINIGRAD_CACHE_DIR": cache, "MINIGRAD_NUM_THREADS": str(THREADS)}
+    environment["PYTHONDONTWRITEBYTECODE"] = ""  # modules are read as byte code, as usual
     start = perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     seconds = perf_counter() - start
@@ -77,97 +83,126 @@ def process(statements: Sequence[str], cache: str) -> tuple[float, str]:
     return seconds, done.stdout
 
 
-def beside_numpy(statements: Sequence[str], cache: str) -> tuple[float, float]:
-    """Seconds that a program takes, and that one takes which only imports NumPy."""
-    return process(statements, cache)[0], process([NUMPY], cache)[0]
-
-
-def first_use(name: str, dtype: str, rounds: int) -> dict[str, float]:
-    """Seconds of the first use of a kernel; the cache is empty each time."""
+def compilation(name: str, dtype: str, rounds: int) -> Samples:
+    """Seconds of the first call of a kernel; the cache is empty each time."""
     *before, call = program([name], dtype, SMALL)
-    compiles, pairs = [], []
+    samples: Samples = {OURS: []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
-            compiles.append(float(process([*before, ANOTHER, TIMED.format(call)], cache)[1]))
+            samples[OURS].append(float(process([*before, ANOTHER, TIMED.format(call)], cache)[1]))
+    return samples
+
+
+def first_use(name: str, dtype: str, rounds: int) -> Samples:
+    """Seconds of a process that calls a kernel; the cache is empty each time."""
+    samples: Samples = {OURS: [], ALONE: []}
+    for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
-            pairs.append(beside_numpy([*before, call], cache))
-    return {"compiles": median(compiles)} | medians(pairs)
+            samples[OURS].append(process(program([name], dtype, SMALL), cache)[0])
+            samples[ALONE].append(process([NUMPY], cache)[0])
+    return samples
 
 
-def second_process(dtype: str, rounds: int) -> dict[str, float]:
+def second_process(dtype: str, rounds: int) -> Samples:
     """Seconds of a process that finds everything in the cache."""
-    statements = program(SECOND, dtype, LARGE)
+    samples: Samples = {OURS: [], ALONE: []}
     with tempfile.TemporaryDirectory() as cache:
-        process(statements, cache)
-        return medians([beside_numpy(statements, cache) for _ in range(rounds)])
+        process(program(SECOND, dtype, LARGE), cache)
+        for _ in range(rounds):
+            samples[OURS].append(process(program(SECOND, dtype, LARGE), cache)[0])
+            samples[ALONE].append(process([NUMPY], cache)[0])
+    return samples
 
 
-def medians(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Of what `beside_numpy` gave several times."""
-    return dict(zip(("in_all", "numpy_alone"), map(median, zip(*pairs, strict=True)), strict=True))
+def imports(rounds: int) -> Samples:
+    """Seconds of the statements `import minigrad` and `import numpy`."""
+    statements = {OURS: [TIMED.format("import minigrad")], ALONE: [TIMED.format(NUMPY)]}
+    samples: Samples = {OURS: [], ALONE: []}
+    with tempfile.TemporaryDirectory() as cache:
+        process(statements[OURS], cache)  # writes the byte code
+        for _ in range(rounds):
+            for name, timed in statements.items():
+                samples[name].append(float(process(timed, cache)[1]))
+    return samples
 
 
-def measured(rounds: int) -> Iterator[dict[str, Any]]:
-    """The rows of the table; where a program failed, a row says why."""
-    for dtype in DTYPES:
-        jobs: list[tuple[str, str, float, Callable[[], dict[str, float]]]] = [
-            (f"first use of {name}", "compiles", aim, partial(first_use, name, dtype, rounds))
-            for name, (_, _, aim) in KERNELS.items()
-        ]
-        jobs.append(
-            (f"second process: {', '.join(SECOND)}", "in_all", SECOND_AIM, partial(second_process, dtype, rounds))
-        )
-        for case, judged, aim, job in jobs:
-            row: dict[str, Any] = {"case": case, "dtype": dtype}
-            try:
-                row |= {what: round(seconds, 3) for what, seconds in job().items()}
-                row |= {"judged": judged, "aim": aim, "met": row[judged] <= aim}
-            except RuntimeError as error:
-                row["failure"] = str(error)
-            yield row
+def row_of(case: str, dtype: str | None, aim: float | None, job: Callable[[], Samples]) -> Row:
+    """What a job measured, as JSON has it; where a program failed, the row says why."""
+    row: Row = {"case": case, "dtype": dtype, "unit": "s"}
+    try:
+        samples = job()
+    except RuntimeError as error:
+        return row | {"failure": str(error)}
+    row["seconds"] = {name: rounded(float(np.median(s))) for name, s in samples.items()}
+    if ALONE in samples:
+        beyond = np.subtract(samples[OURS], samples[ALONE])
+        row["beyond_numpy"] = rounded(float(np.median(beyond)))
+    if aim is not None:
+        row |= {"aim": aim, "met": row["seconds"][OURS] <= aim}
+    row["quartiles"] = {name: quartiles(s) for name, s in samples.items()}
+    row["samples"] = {name: [*map(rounded, s)] for name, s in samples.items()}
+    return row
 
 
-def cells(row: dict[str, Any]) -> tuple[str, ...]:
+def import_row(rounds: int) -> Row:
+    """The row of the import, which takes little time and so gets twice as many rounds."""
+    return row_of("import minigrad", None, None, partial(imports, 2 * rounds))
+
+
+def measured(dtypes: Sequence[str], rounds: int) -> Iterator[Row]:
+    """The rows of the table."""
+    for dtype in dtypes:
+        for name, (_, _, aim) in KERNELS.items():
+            yield row_of(f"compilation of {name}", dtype, aim, partial(compilation, name, dtype, rounds))
+        for name in KERNELS:
+            yield row_of(f"first use of {name}", dtype, None, partial(first_use, name, dtype, rounds))
+        second = f"second process: {', '.join(SECOND)}"
+        yield row_of(second, dtype, SECOND_AIM, partial(second_process, dtype, rounds))
+    yield import_row(rounds)
+
+
+def cells(row: Row) -> tuple[str, ...]:
     """A row as text."""
+    title = row["case"], row["dtype"] or ""
     if "failure" in row:
-        return row["case"], row["dtype"], row["failure"], "", "", "", ""
-    seconds = (f"{row[what]:.2f}" if what in row else "" for what in ("compiles", "in_all", "numpy_alone"))
-    return (
-        row["case"],
-        row["dtype"],
-        *seconds,
-        f"{row['aim']:.1f} {row['judged'].replace('_', ' ')}",
-        "yes" if row["met"] else "NO",
-    )
+        return *title, row["failure"], "", "", "", ""
+    seconds = (*(row["seconds"].get(name) for name in (OURS, ALONE)), row.get("beyond_numpy"))
+    aim = (f"{row['aim']:.1f}", "yes" if row["met"] else "NO") if "aim" in row else ("", "")
+    return *title, *("" if s is None else f"{s:.3f}" for s in seconds), *aim
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print the table."""
+    columns = ("case", "dtype", OURS, ALONE, "beyond NumPy", "aim", "met")
+    print_table("Seconds until the first result", columns, [*map(cells, rows)])
+
+
+def plot(rows: Sequence[Row]) -> None:
+    """Draw the seconds of every row, those of NumPy alone in the same bar, and a mark at the aim."""
+    drawn, ((axes,),) = report.figure("startup", size=(8, 1.4 + 0.32 * len(rows)))
+    there = [(place, row) for place, row in enumerate(rows) if "seconds" in row]
+    for name, color in ((OURS, "tab:blue"), (ALONE, "tab:orange")):
+        bars = {place: row["seconds"][name] for place, row in there if name in row["seconds"]}
+        axes.barh(bars.keys(), bars.values(), color=color, label=name)
+    aims = {place: row["aim"] for place, row in there if "aim" in row}
+    axes.plot(aims.values(), aims.keys(), "|", color="black", markersize=14, label="aim, at most")
+    axes.set_yticks(range(len(rows)), [", ".join(filter(None, (row["case"], row["dtype"]))) for row in rows])
+    axes.invert_yaxis()
+    axes.set(title="Until the first result", xlabel="seconds")
+    drawn.legend(loc="outside lower center", ncols=3)
+    report.save(drawn, "startup")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, and write if asked to."""
-    assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help=f"also write {RESULTS.name} to benchmarks/results")
-    given = parser.parse_args(argv)
-    if given.rounds < 1:
-        parser.error("rounds are at least 1")
-    rows = list(measured(given.rounds))
-    columns = ("case", "dtype", "compiles", "in all", "NumPy alone", "aim", "met")
-    print_table("Seconds until the first result", columns, [*map(cells, rows)])
-    numpy, minigrad, beyond = import_time(2 * given.rounds + 1)
-    print(f"import minigrad: {minigrad:.3f} s, {beyond:.3f} s beyond import numpy, which takes {numpy:.3f} s")
-    if given.json:
-        results = {
-            "question": __doc__.split("\n")[0],
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "rounds": given.rounds,
-            "machine": machine(),
-            "python": platform.python_version(),
-            "versions": {"minigrad": mg.__version__}
-            | {name: importlib.metadata.version(name) for name in ("numpy", "numba", "llvmlite")},
-            "rows": rows,
-            "import": {"numpy": round(numpy, 4), "minigrad": round(minigrad, 4), "beyond": round(beyond, 4)},
-        }
-        write(results, RESULTS)
+    """Measure what the command line asks for."""
+    parser = report.parser("startup", __doc__, rounds=(ROUNDS, QUICK_ROUNDS))
+    given = report.parse(parser, argv)
+    results: dict[str, Any] = report.circumstances(__doc__) | {"rounds": given.rounds, "threads": THREADS}
+    results["rows"] = [*measured(DTYPES[:1] if given.quick else DTYPES, given.rounds)]
+    show(results["rows"])
+    report.finish("startup", given, results)
+    if given.plot:
+        plot(results["rows"])
 
 
 if __name__ == "__main__":

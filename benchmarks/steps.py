@@ -1,18 +1,24 @@
 """Training steps as a user of each library writes them, and the process in which one of them runs.
 
-`CASES` says what is trained. `of_minigrad` (eager, and compiled: the very same function), `of_torch` (with its usual
-and with its fused optimiser) and `of_jax` (one jitted function, whose old state is donated) make a step of it:
-called with a batch, it returns the loss before its update. All start from the same weights and see the same batches,
-which `benchmarks.training` writes to a file.
+`benchmarks.cases` says what is trained, and on what. Each `of_...` makes a step of a case with one library: called with
+a batch, the step returns the loss before its update. All start from the same weights and see the same batches.
 
-The process reads commands from standard input and answers on standard output, a line of JSON each, or says what went
-wrong: {"failure": "..."}. First
+    of_minigrad   modules and `mg.optim`: eager, and compiled, which is the very same function
+    of_torch      modules and `torch.optim`: eager, with the fused optimiser (and channels last in convolutions), and
+                  all of that given to `torch.compile`
+    of_jax        a jitted function of a state, which each step donates to the next
+    of_autograd   the same losses as JAX's, and `Descent`, which updates arrays in place
+    of_mygrad     so, too, with tensors
+    of_numpy      forward and backward by hand: `benchmarks.by_hand`
 
-    {"peer": "jax", "case": "ae32", "file": "ae32.npz"}
+`LIBRARIES` has them by name. The process reads commands from standard input and answers on standard output, a line of
+JSON each, or says what went wrong: {"failure": "..."}. First
+
+    {"library": "JAX", "case": "ae32", "file": "ae32.npz"}
 
 imports the library, prepares, and takes the first step. Then {"warm": 5, "steps": 50} takes 5 steps, and 50 that are
 timed; the answer has the seconds of one, the last loss, and the memory: MiB that were resident after the import, and
-the peak so far. Nothing is imported here that a library would not import itself.
+the peak so far. Nothing is imported there that a library would not import itself.
 """
 
 from __future__ import annotations
@@ -25,60 +31,31 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from itertools import cycle, islice, pairwise
+from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
-Layers = list[tuple[Array, Array]]
-Step = Callable[..., Any]  # from the arrays of a batch to the loss, both as the library has them
+from benchmarks.by_hand import Descent, flat, of_numpy
+from benchmarks.cases import (
+    BATCHES,
+    BETA2,
+    CASES,
+    CHAIN,
+    EPS,
+    HALF,
+    ONE,
+    SLOPE,
+    ZERO,
+    Array,
+    Case,
+    Layers,
+    Step,
+)  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Case:
-    """What is trained.
-
-    Attributes:
-        kind: of the loss: "autoencoder", "vae", "gan", "classifier"; or "chain", where nothing is trained.
-        batch: its size.
-        shapes: of the weights, (n_in, n_out) or (c_out, c_in, height, width), layer by layer.
-        rate: of Adam if `beta` is its β₁, else of gradient descent.
-        linear: the layers, besides the last one, that no activation follows.
-    """
-
-    kind: str
-    batch: int
-    shapes: tuple[tuple[int, ...], ...] = ()
-    rate: float = 1e-3
-    beta: float | None = 0.9
-    linear: tuple[int, ...] = ()
-
-
-def dense(*sizes: int) -> tuple[tuple[int, int], ...]:
-    """The shapes of the weights between layers of these sizes."""
-    return tuple(pairwise(sizes))
-
-
-AE = dense(784, 128, 32, 128, 784)
-CASES = {
-    "ae32": Case("autoencoder", 32, AE),
-    "ae128": Case("autoencoder", 128, AE),
-    "ae512": Case("autoencoder", 512, AE),
-    "deepae": Case("autoencoder", 128, dense(784, 1000, 500, 250, 30, 250, 500, 1000, 784), linear=(3,)),
-    "vae": Case("vae", 128, ((784, 400), (400, 20), (400, 20), (20, 400), (400, 784))),  # two heads: mean, log variance
-    "gan": Case("gan", 128, dense(64, 256, 512, 784) + dense(784, 512, 256, 1), 2e-4, 0.5),  # generator, discriminator
-    "digits": Case("classifier", 32, dense(64, 32, 10), 0.1, None),
-    "conv": Case("classifier", 64, ((16, 1, 3, 3), (32, 16, 3, 3), (800, 10)), 0.05, None),
-    "chain": Case("chain", 8),
-}
-CODE, NOISE = 20, 64  # numbers that the VAE's and the GAN's noise has
-SLOPE = 0.2  # of the GAN's leaky ReLU
-CHAIN = 50  # times y ← tanh(y·w), so 100 operations
-BATCHES = 20  # that are in the file of a case, and used over and over
-BETA2, EPS = 0.999, 1e-8  # of Adam, in all libraries
+# The steps
 
 
 def in_a_row(layers: Sequence[Any], activation: Any, linear: Sequence[int] = ()) -> Iterator[Any]:
@@ -166,12 +143,13 @@ def of_minigrad(case: Case, weights: Layers, compiled: bool = False) -> Step:
     return compile(step)
 
 
-def of_torch(case: Case, weights: Layers, fused: bool | None = None) -> Step:
-    """With modules and `torch.optim`, eagerly."""
+def of_torch(case: Case, weights: Layers, fused: bool | None = None, compiled: bool = False) -> Step:
+    """With modules and `torch.optim`; or that, tuned; or the whole step, given to `torch.compile`, as is advised."""
     import torch
     from torch import nn
     from torch.nn import functional
 
+    compile = torch.compile if compiled else lambda function: function
     bce = functional.binary_cross_entropy_with_logits
 
     def layer(w: Array, b: Array) -> Any:
@@ -203,7 +181,7 @@ def of_torch(case: Case, weights: Layers, fused: bool | None = None) -> Step:
             torch.autograd.grad(loss, (x, w))
             return loss
 
-        return chain
+        return compile(chain)
 
     layers = [layer(w, b) for w, b in weights]
     if case.kind == "gan":
@@ -213,11 +191,20 @@ def of_torch(case: Case, weights: Layers, fused: bool | None = None) -> Step:
         of_generator, of_discriminator = descent(generator), descent(discriminator)
         drawing = list(generator.parameters())
 
+        def judged(real: Any, drawn: Any) -> Any:
+            on_real, on_drawn = discriminator(real), discriminator(drawn)
+            return functional.softplus(-on_real).mean() + functional.softplus(on_drawn).mean()
+
+        def fooled(drawn: Any) -> Any:
+            return functional.softplus(-discriminator(drawn)).mean()
+
+        # One by one: what a compiled function keeps for its backward, be it of two losses, the first of them frees.
+        draw, judge, fool = compile(lambda z: generator(z)), compile(judged), compile(fooled)
+
         def play(x: Any, z: Any) -> Any:
-            drawn = generator(z)
-            on_real, on_drawn = discriminator(x), discriminator(drawn.detach())
-            loss = train(of_discriminator, functional.softplus(-on_real).mean() + functional.softplus(on_drawn).mean())
-            return loss + train(of_generator, functional.softplus(-discriminator(drawn)).mean(), drawing)
+            drawn = draw(z)
+            loss = train(of_discriminator, judge(x, drawn.detach()))
+            return loss + train(of_generator, fool(drawn), drawing)
 
         return play
 
@@ -236,12 +223,90 @@ def of_torch(case: Case, weights: Layers, fused: bool | None = None) -> Step:
         if len(case.shapes[0]) == 4:
             stage = (nn.ReLU(), nn.MaxPool2d(2))
             net = nn.Sequential(layers[0], *stage, layers[1], *stage, nn.Flatten(), layers[2])
+            if fused:
+                net.to(memory_format=torch.channels_last)  # the other thing that is advised for speed
 
         def loss_of(x: Any, y: Any = None) -> Any:
             return bce(net(x), x) if y is None else functional.cross_entropy(net(x), y)
 
     optimizer = descent(nn.ModuleList(layers))
-    return lambda *batch: train(optimizer, loss_of(*batch))
+
+    def step(*batch: Any) -> Any:
+        return train(optimizer, loss_of(*batch))
+
+    return compile(step)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What is minimised, as functions of layers and batch, for libraries whose functions are NumPy's.
+
+    Attributes:
+        case: whose losses they are.
+        np: the library's NumPy.
+        relu, leaky: its activations, one of its functions each.
+        cross_entropy: of scores and labels, the mean.
+        stage: a convolution, ReLU and pooling, as a function of images, weights and bias; None if it has none.
+    """
+
+    case: Case
+    np: Any
+    relu: Callable[[Any], Any]
+    leaky: Callable[[Any], Any]
+    cross_entropy: Callable[[Any, Any], Any]
+    stage: Callable[[Any, Any, Any], Any] | None = None
+
+    def mlp(self, layers: Any, x: Any, activation: Any, linear: Sequence[int] = ()) -> Any:
+        """The outputs of dense layers."""
+        for function in in_a_row([lambda x, w=w, b=b: x @ w + b for w, b in layers], activation, linear):
+            x = function(x)
+        return x
+
+    def mean(self, x: Any) -> Any:
+        """Not by the library's mean, of which autograd's has a gradient in float64."""
+        return self.np.sum(x) / np.float32(x.size)
+
+    def bce(self, logits: Any, target: Any) -> Any:
+        """The cross-entropy of each number. max(x, 0) is (x + |x|)/2 here, since at 0 its slope has to be 1/2."""
+        size = self.np.abs(logits)
+        return HALF * (logits + size) - logits * target + self.np.log1p(self.np.exp(-size))
+
+    def loss(self, layers: Any, x: Any, y: Any = None) -> Any:
+        """Of autoencoders, the VAE, whose y is noise, and classifiers, whose y are labels."""
+        case, lib = self.case, self.np
+        if case.kind == "vae":
+            (w, b), (wm, bm), (wv, bv), *decoder = layers
+            h = self.relu(x @ w + b)
+            m, v = h @ wm + bm, h @ wv + bv
+            logits = self.mlp(decoder, m + y * lib.exp(HALF * v), self.relu)
+            divergence = HALF * lib.sum(m * m + lib.exp(v) - ONE - v)
+            return (lib.sum(self.bce(logits, x)) + divergence) / np.float32(case.batch)
+        if y is None:
+            return self.mean(self.bce(self.mlp(layers, x, self.relu, case.linear), x))
+        if self.stage is not None and x.ndim == 4:
+            for w, b in layers[:2]:
+                x = self.stage(x, w, b[:, None, None])
+            x, layers = x.reshape(len(x), -1), layers[2:]
+        return self.cross_entropy(self.mlp(layers, x, self.relu), y)
+
+    def drawn(self, generator: Any, z: Any) -> Any:
+        """The images that a generator makes of noise."""
+        return self.np.tanh(self.mlp(generator, z, self.leaky))
+
+    def judged(self, discriminator: Any, real: Any, drawn: Any) -> Any:
+        """The loss of a discriminator."""
+        on_real, on_drawn = self.mlp(discriminator, real, self.leaky), self.mlp(discriminator, drawn, self.leaky)
+        return self.mean(self.np.logaddexp(-on_real, ZERO)) + self.mean(self.np.logaddexp(on_drawn, ZERO))
+
+    def fooled(self, drawn: Any, discriminator: Any) -> Any:
+        """The loss of the generator that made the images."""
+        return self.mean(self.np.logaddexp(-self.mlp(discriminator, drawn, self.leaky), ZERO))
+
+    def chain(self, y: Any, w: Any) -> Any:
+        """Operations on tiny arrays, one after the other."""
+        for _ in range(CHAIN):
+            y = self.np.tanh(y * w)
+        return self.np.sum(y)
 
 
 def of_jax(case: Case, weights: Layers) -> Step:
@@ -252,37 +317,17 @@ def of_jax(case: Case, weights: Layers) -> Step:
 
     relu, leaky = jax.nn.relu, partial(jax.nn.leaky_relu, negative_slope=SLOPE)
 
-    def mlp(layers: Any, x: Any, activation: Any, linear: Sequence[int] = ()) -> Any:
-        for function in in_a_row([lambda x, w=w, b=b: x @ w + b for w, b in layers], activation, linear):
-            x = function(x)
-        return x
-
-    def bce(logits: Any, target: Any) -> Any:
-        return jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    def cross_entropy(scores: Any, labels: Any) -> Any:
+        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(scores), labels[:, None], axis=1))
 
     def stage(x: Any, w: Any, b: Any) -> Any:
         x = relu(lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NCHW", "OIHW", "NCHW")) + b)
         return lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID")
 
-    def loss_of(layers: Any, x: Any, y: Any = None) -> Any:
-        if case.kind == "vae":
-            (w, b), (wm, bm), (wv, bv), *decoder = layers
-            h = relu(x @ w + b)
-            m, v = h @ wm + bm, h @ wv + bv
-            logits = mlp(decoder, m + y * jnp.exp(0.5 * v), relu)
-            return (jnp.sum(bce(logits, x)) + 0.5 * jnp.sum(m * m + jnp.exp(v) - 1 - v)) / len(x)
-        if y is None:
-            return jnp.mean(bce(mlp(layers, x, relu, case.linear), x))
-        if len(case.shapes[0]) == 4:
-            for w, b in layers[:2]:
-                x = stage(x, w, b[:, None, None])
-            x, layers = x.reshape(len(x), -1), layers[2:]
-        scores = jax.nn.log_softmax(mlp(layers, x, relu))
-        return -jnp.mean(jnp.take_along_axis(scores, y[:, None], axis=1))
-
-    def judged(layers: Any, real: Any, drawn: Any) -> Any:
-        on_real, on_drawn = mlp(layers, real, leaky), mlp(layers, drawn, leaky)
-        return jnp.mean(jax.nn.softplus(-on_real)) + jnp.mean(jax.nn.softplus(on_drawn))
+    losses = Losses(case, jnp, relu, leaky, cross_entropy, stage)
+    if case.kind == "chain":
+        differentiated = jax.jit(jax.value_and_grad(losses.chain, (0, 1)))
+        return lambda x, w: differentiated(x, w)[0]
 
     def begun(weights: Layers) -> Any:
         """The state of a network: its layers, the moments, and the number of steps."""
@@ -303,26 +348,17 @@ def of_jax(case: Case, weights: Layers) -> Step:
         return jax.tree.map(descend, layers, first, second), [first, second], t
 
     def trained(state: Any, *batch: Any) -> Any:
-        loss, gradient = jax.value_and_grad(loss_of)(state[0], *batch)
+        loss, gradient = jax.value_and_grad(losses.loss)(state[0], *batch)
         return updated(state, gradient), loss
 
     def played(states: Any, x: Any, z: Any) -> Any:
         generator, discriminator = states
-        drawn, pull = jax.vjp(lambda layers: jnp.tanh(mlp(layers, z, leaky)), generator[0])
-        loss, gradient = jax.value_and_grad(judged)(discriminator[0], x, drawn)
+        drawn, pull = jax.vjp(lambda layers: losses.drawn(layers, z), generator[0])
+        loss, gradient = jax.value_and_grad(losses.judged)(discriminator[0], x, drawn)
         discriminator = updated(discriminator, gradient)
-        fooling = lambda images: jnp.mean(jax.nn.softplus(-mlp(discriminator[0], images, leaky)))
-        fooled, slope = jax.value_and_grad(fooling)(drawn)
+        fooled, slope = jax.value_and_grad(losses.fooled)(drawn, discriminator[0])
         return (updated(generator, pull(slope)[0]), discriminator), loss + fooled
 
-    def chain(y: Any, w: Any) -> Any:
-        for _ in range(CHAIN):
-            y = jnp.tanh(y * w)
-        return y.sum()
-
-    if case.kind == "chain":
-        differentiated = jax.jit(jax.value_and_grad(chain, (0, 1)))
-        return lambda x, w: differentiated(x, w)[0]
     game = case.kind == "gan"
     state = (begun(weights[:3]), begun(weights[3:])) if game else begun(weights)
     compiled = jax.jit(played if game else trained, donate_argnums=0)
@@ -335,14 +371,114 @@ def of_jax(case: Case, weights: Layers) -> Step:
     return step
 
 
-PEERS: dict[str, tuple[str, Callable[[Case, Layers], Step]]] = {  # the package, and what makes a step
+def of_autograd(case: Case, weights: Layers) -> Step:
+    """With its `value_and_grad`."""
+    import autograd.numpy as anp
+    from autograd import make_vjp, value_and_grad
+    from autograd.scipy.special import logsumexp
+
+    if any(len(shape) == 4 for shape in case.shapes):
+        raise NotImplementedError("it has scipy.signal.convolve alone, by einsum, and no pooling")
+
+    def cross_entropy(scores: Any, labels: Any) -> Any:
+        of_labels = scores[np.arange(len(labels)), labels]
+        return anp.sum(logsumexp(scores, axis=1) - of_labels) / len(labels)
+
+    # Not by its maximum and where, whose gradients are float64.
+    relu = lambda x: x * (x > 0)
+    leaky = lambda x: x * ((x > 0) * np.float32(1 - SLOPE) + np.float32(SLOPE))
+    losses = Losses(case, anp, relu, leaky, cross_entropy)
+    if case.kind == "chain":
+        differentiated = value_and_grad(losses.chain, (0, 1))
+        return lambda x, w: differentiated(x, w)[0]
+
+    if case.kind == "gan":
+        generator, discriminator = weights[:3], weights[3:]
+        of_generator, of_discriminator = Descent(case, flat(generator)), Descent(case, flat(discriminator))
+
+        def play(x: Any, z: Any) -> Any:
+            pull, drawn = make_vjp(lambda layers: losses.drawn(layers, z))(generator)
+            loss, gradient = value_and_grad(losses.judged)(discriminator, x, drawn)
+            of_discriminator.step(flat(gradient))
+            fooled, slope = value_and_grad(losses.fooled)(drawn, discriminator)
+            of_generator.step(flat(pull(slope)))
+            return loss + fooled
+
+        return play
+
+    optimizer = Descent(case, flat(weights))
+
+    def step(*batch: Any) -> Any:
+        loss, gradient = value_and_grad(losses.loss)(weights, *batch)
+        optimizer.step(flat(gradient))
+        return loss
+
+    return step
+
+
+def of_mygrad(case: Case, weights: Layers) -> Step:
+    """With tensors, and arrays that are not locked while they are in use, which it advises for code that works."""
+    import mygrad as mg
+    from mygrad import nnet
+
+    mg.turn_memory_guarding_off()
+
+    def stage(x: Any, w: Any, b: Any) -> Any:
+        x = nnet.relu(nnet.conv_nd(x, w, stride=1) + b)
+        even = x.shape[-1] // 2 * 2  # it pools only what divides evenly
+        return nnet.max_pool(x[..., :even, :even], (2, 2), 2)
+
+    leaky = lambda x: mg.maximum(x, np.float32(SLOPE) * x)
+    losses = Losses(case, mg, nnet.relu, leaky, nnet.softmax_crossentropy, stage)
+    if case.kind == "chain":
+
+        def chain(x: Any, w: Any) -> Any:
+            loss = losses.chain(mg.tensor(x), mg.tensor(w))
+            loss.backward()
+            return loss
+
+        return chain
+
+    def train(optimizer: Descent, layers: Any, loss: Any) -> Any:
+        loss.backward()
+        optimizer.step([p.grad for p in flat(layers)])
+        return loss
+
+    layers = [(mg.tensor(w), mg.tensor(b)) for w, b in weights]
+    values = [(w.data, b.data) for w, b in layers]  # the arrays in the tensors
+    if case.kind == "gan":
+        of_generator, of_discriminator = Descent(case, flat(values[:3])), Descent(case, flat(values[3:]))
+
+        def play(x: Any, z: Any) -> Any:
+            drawn = losses.drawn(layers[:3], z)
+            loss = train(of_discriminator, layers[3:], losses.judged(layers[3:], x, drawn.data))
+            return loss.item() + train(of_generator, layers[:3], losses.fooled(drawn, values[3:]))
+
+        return play
+
+    optimizer = Descent(case, flat(values))
+
+    def step(*batch: Any) -> Any:
+        return train(optimizer, layers, losses.loss(layers, *batch))
+
+    return step
+
+
+LIBRARIES: dict[str, tuple[str, Callable[[Case, Layers], Step]]] = {  # the package, and what makes a step
     "minigrad": ("minigrad", of_minigrad),
-    "compiled": ("minigrad", partial(of_minigrad, compiled=True)),
-    "torch": ("torch", of_torch),
-    "fused": ("torch", partial(of_torch, fused=True)),
-    "jax": ("jax", of_jax),
+    "minigrad, compiled": ("minigrad", partial(of_minigrad, compiled=True)),
+    "PyTorch": ("torch", of_torch),
+    "PyTorch, fused": ("torch", partial(of_torch, fused=True)),
+    "PyTorch, compiled": ("torch", partial(of_torch, fused=True, compiled=True)),
+    "JAX": ("jax", of_jax),
+    "autograd": ("autograd", of_autograd),
+    "MyGrad": ("mygrad", of_mygrad),
+    "NumPy": ("numpy", of_numpy),
 }
-ARRAYS = {"minigrad": "Tensor", "torch": "from_numpy", "jax": "device_put"}  # how each takes a NumPy array
+ARRAYS = {"minigrad": "Tensor", "torch": "from_numpy", "jax": "device_put"}  # how they take an array, if they have own
+
+
+# The process
 
 
 def memory() -> dict[str, float]:
@@ -361,19 +497,19 @@ def memory() -> dict[str, float]:
 
 
 class Run:
-    """One peer at one case.
+    """One library at one case.
 
     Args:
-        peer: a key of `PEERS`.
+        library: a key of `LIBRARIES`.
         case: a key of `CASES`.
         file: where the weights w0, b0, w1, ... and the batches x0, y0, x1, ... are; y are labels, noise, or missing.
     """
 
-    def __init__(self, peer: str, case: str, file: str):
-        package, make = PEERS[peer]
-        library = import_module(package)
+    def __init__(self, library: str, case: str, file: str):
+        package, make = LIBRARIES[library]
+        module = import_module(package)
         self.imported = memory()
-        take = getattr(library, ARRAYS[package])
+        take = getattr(module, ARRAYS[package]) if package in ARRAYS else np.asarray
         with np.load(file) as arrays:
             weights = [(arrays[f"w{i}"], arrays[f"b{i}"]) for i in range(len(CASES[case].shapes))]
             names = [[f"{part}{i}" for part in ("x", "y") if f"{part}{i}" in arrays] for i in range(BATCHES)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import activations, matmul
+from benchmarks import activations, convolution, matmul, report
 from benchmarks.interleaved import (
     ENOUGH,
     QUICK_ROUNDS,
@@ -203,17 +203,19 @@ def test_command_line(capsys):
     assert "invalid choice: 'int8'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", [matmul, activations])
-def test_plots(script, tmp_path):
+@pytest.mark.parametrize("script", [matmul, activations, convolution])
+def test_plots(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
     rows = [
         compared(case, dtype, 1, timings(**ALL)) for dtype in ("float32", "float64") for case in script.cases(dtype)
     ]
     rows[1] = {"case": rows[1]["case"], "dtype": "float32", "threads": 1, "us": {}}  # one that failed
-    plot(rows, tmp_path / "plot.png", script.speeds)
+    plot(rows, "plot", script.speeds)
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "</svg>" in (tmp_path / "plot.svg").read_text()
 
 
-@pytest.mark.parametrize("script", [matmul, activations])
+@pytest.mark.parametrize("script", [matmul, activations, convolution])
 def test_cases(script):
     """Every row has its own name and takes what is there; NumPy's statements compute what the kernels do."""
     cases = [*script.cases("float32")]
