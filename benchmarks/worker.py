@@ -105,7 +105,7 @@ def placed(x: np.ndarray, align: int, rng: np.random.Generator) -> np.ndarray:
 class Task:
     """A statement with the names that it knows; some of them are arrays."""
 
-    library: str
+    is_torch: bool
     statement: str
     names: Names
     arrays: dict[str, np.ndarray]
@@ -114,13 +114,12 @@ class Task:
 
     def renew(self) -> None:
         """Put the arrays elsewhere."""
-        torch = self.library == "PyTorch"
         for name, x in self.arrays.items():
-            self.names[name] = placed(x, 64 if torch else 16, self.rng)
-            if torch:
+            self.names[name] = placed(x, 64 if self.is_torch else 16, self.rng)
+            if self.is_torch:
                 tensor = self.names["from_numpy"](self.names[name])
                 self.names[name] = tensor.requires_grad_(name in self.differentiated)
-        if torch:
+        if self.is_torch:
             self.names["set_grad_enabled"](bool(self.differentiated))
 
     def run(self) -> Any:
@@ -157,7 +156,7 @@ class Worker:
             self.names[library] = NAMES[library]()
         rng = np.random.default_rng(0)
         made = {name: array(kind, shape, dtype, rng) for name, (kind, shape) in arrays.items()}
-        task = Task(library, statement, {**self.names[library], "dtype": dtype}, made, differentiated)
+        task = Task(library == "PyTorch", statement, {**self.names[library], "dtype": dtype}, made, differentiated)
         task.renew()
         try:
             result = task.run()

@@ -163,14 +163,14 @@ class Scripted:
     """Stands in for a process: it says what it is told to, and writes down who was asked."""
 
     def __init__(self, library, asked, answer):
-        self.library, self.asked, self.answer = library, asked, answer
+        self.name, self.asked, self.answer = library, asked, answer
 
     def ask(self, **command):
-        self.asked.append((self.library, command["steps"]))
+        self.asked.append((self.name, command["steps"]))
         return self.answer
 
     def end(self):
-        self.asked.append((self.library, "ends"))
+        self.asked.append((self.name, "ends"))
 
 
 class ScriptedBench(Bench):
