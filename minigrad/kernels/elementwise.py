@@ -118,9 +118,9 @@ def softplus_vjp(g: np.ndarray, x: np.ndarray) -> Any:
     return _several("softplus_vjp", g, x)
 
 
-def relu_vjp(g: np.ndarray, x: np.ndarray) -> Any:
-    """g where x > 0, else 0."""
-    return _several("relu_vjp", g, x)
+def relu_vjp(g: np.ndarray, y: np.ndarray) -> Any:
+    """g where y > 0, else 0, with y = relu(x)."""
+    return _several("relu_vjp", g, y)
 
 
 def leaky_relu(x: np.ndarray, *, slope: float) -> Any:

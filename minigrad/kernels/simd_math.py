@@ -564,8 +564,8 @@ def relu(x: V) -> V:
     return _at_least(0.0, x)
 
 
-def relu_vjp(g: V, x: V) -> V:
-    return select(x > 0.0, g, 0.0)
+def relu_vjp(g: V, y: V) -> V:
+    return select(y > 0.0, g, 0.0)
 
 
 def leaky_relu(x: V, slope: V) -> V:

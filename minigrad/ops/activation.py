@@ -71,7 +71,7 @@ softplus = Op(
 relu = Op(
     "relu",
     lambda x: np.maximum(x, 0),
-    vjp={"x": lambda g, x: where(greater(x, 0.0), g, 0.0)},
+    vjp={"x": lambda g, y: where(greater(y, 0.0), g, 0.0)},  # y is there anyway: the next product keeps it
     kernels={"y": (kernels.relu, 1), "x": (kernels.relu_vjp, 64, 1024)},
     kind="elementwise",
     formula="y = max(x, 0),  x̄ = ȳ where x > 0",
