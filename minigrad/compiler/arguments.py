@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 
 from minigrad.arrays import check_dtype
-from minigrad.compiler.guards import constant, generated
+from minigrad.compiler.guards import constant
 from minigrad.core.node import Leaf
 from minigrad.core.value import Value
 from minigrad.source import line, place
@@ -126,29 +126,28 @@ def as_input(x: Any) -> np.ndarray:
     return np.array(array, array.dtype.newbyteorder("="), order="C")
 
 
-def inputs_if_like(args: tuple[Any, ...], strangers: Container[int]) -> Callable[[tuple[Any, ...]], Any] | None:
-    """For calls that are the usual ones: a function from their arguments to the program's inputs, their arrays.
+def inputs_if_like(args: tuple[Any, ...]) -> tuple[str, list[str], dict[str, Any], str] | None:
+    """The program's inputs, if arguments are the usual ones: as what `generated` takes (a value, conditions, names,
+    and the statement that comes first), of `args`, arguments like these, and `strangers`, ids of tensors.
 
-    It gives None for arguments that are of another kind than `args`, or that have to be looked at closely: a layout
-    that takes a copy, a tensor that needs a gradient, one twice, or one whose id is among `strangers`.
+    The conditions do not hold for arguments of another kind, or that have to be looked at closely: a tensor that needs
+    a gradient, one twice, or one that is a stranger. Shapes, dtypes and layouts are not looked at: that is for
+    `Program.checks`.
 
     Returns:
         None if these arguments are such themselves, or in containers.
     """
     conditions: list[str] = []
     arrays: list[tuple[int, str]] = []
-    names: dict[str, Any] = {"strangers": strangers}
+    names: dict[str, Any] = {}
     for i, x in enumerate(args):
         if isinstance(x, (Value, np.ndarray)):
-            array = x.array if isinstance(x, Value) else x
-            if as_input(array) is not array:
+            if (isinstance(x, Value) and x.node is not None and x.node.requires_grad) or any(x is y for y in args[:i]):
                 return None
-            names |= {f"type{i}": type(x), f"shape{i}": array.shape, f"dtype{i}": array.dtype}
+            names[f"type{i}"] = type(x)
             conditions += [f"type(x{i}) is type{i}", f"id(x{i}) not in strangers"]
             conditions += [f"x{i} is not x{k}" for k, _ in arrays]
             arrays.append((i, f"x{i}.array" if isinstance(x, Value) else f"x{i}"))
-            conditions += [f"a{i}.shape == shape{i}", f"(a{i}.dtype is dtype{i} or a{i}.dtype == dtype{i})"]
-            conditions.append(f"a{i}.flags.num & {FIT} == {FIT}")
             if isinstance(x, Value):
                 conditions.append(f"(x{i}.node is None or not x{i}.node.requires_grad)")
         elif constant(x) is not None or _items(x) is None:
@@ -156,12 +155,10 @@ def inputs_if_like(args: tuple[Any, ...], strangers: Container[int]) -> Callable
             conditions.append(f"x{i} is value{i}")
         else:
             return None
-    first = [f"[{', '.join(f'x{i}' for i in range(len(args)))}] = args", *(f"a{i} = {array}" for i, array in arrays)]
-    function = generated(f"[{', '.join(f'a{i}' for i, _ in arrays)}]", conditions, names, first, "args")
-    return function if function(args) is not None else None
+    first = f"[{', '.join(f'x{i}' for i in range(len(args)))}] = args"
+    return f"[{', '.join(array for _, array in arrays)}]", conditions, names, first
 
 
-FIT = 0x0101  # of NumPy's flags: C_CONTIGUOUS and ALIGNED
 SEEN = {"shape", "dtype", "ndim", "size", "nbytes", "itemsize", "flags", "base", "strides"}  # whatever the values are
 
 

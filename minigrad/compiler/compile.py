@@ -13,8 +13,9 @@ Whatever happens in a call is done by the program: the numbers have the same bit
         return loss
 
 A `Version` is a program with what must hold for a call to be run by it: the key of the arguments, the guards, and which
-parameters have a gradient already. In a usual call two generated expressions say that all of it holds: `inputs` of the
-arguments, `usual` of the rest. Any other call is looked at part by part.
+parameters have a gradient already. In a usual call one generated expression, `direct`, says that all of it holds, but
+for the arrays: a table of checks is for these, at which machine code looks before it begins. Any other call is looked
+at part by part.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from minigrad.core.value import Value
 from minigrad.kernels import dispatch
 from minigrad.tensor import Tensor
 
+NONE: list[Any] = []  # no leaves: where nothing is found there
 MOST = 8  # versions of one function for different arguments, and for different states of what it uses
 PATIENCE = 1.0  # seconds, after which it is said that something is being compiled
 
@@ -62,7 +64,7 @@ class Version:
     """
 
     def __init__(self, program: Any, recording: Recording, grad: bool):
-        self.program, self.grad = program, grad
+        self.program, self.grad, self.no_checks = program, grad, program.checks([], [], [])
         self.outline = recording.outline
         self.confirmed = False  # by another recording
         self.taken, self.results = recording.taken, len(recording.results)
@@ -93,21 +95,33 @@ class Version:
         if self.draws and self.shared[-1] is None:  # from another generator than those that the function reaches
             names |= {"generator": random.current, "reached": seen.tensors}
             conditions.append("id(generator().state) not in reached")
-        self.check = generated("True", conditions, names)
-        arrays, are_fit, more, first = self.fixed.conditions(self.tensors)
-        self.usual = generated(arrays, [*conditions, *are_fit], {**names, **more}, first)
-        special = any(self.shared) or self.moving_grads or self.asks_for_leaves or args is None
-        self.inputs = None if special else inputs_if_like(args, seen.tensors)  # type: ignore[arg-type]
+        self.holds = generated("True", conditions, names)
+        self.checks = self.program.checks(self.inputs_of(given), self.settled(), self.fixed.holders)
+        special = any(self.shared) or self.moving_grads or self.asks_for_leaves
+        self.direct = None if special or args is None else self._direct(args, conditions, names)
 
-    def ready(self, given: Arguments) -> list[np.ndarray] | None:
-        """The arrays of the fixed tensors, if a call with these arguments, whose key fits, is one for this version."""
+    def fits(self, given: Arguments) -> bool:
+        """Whether a call with these arguments, whose key fits, is one for this version."""
         if given.objects and not all(map(is_, given.objects, self.objects)):
+            return False
+        same = self.shared == _shared(self.seen, given) and _had(self.moving_grads, given.leaves)
+        return same and self.holds() is True
+
+    def _direct(
+        self, args: tuple[Any, ...], conditions: list[str], names: dict[str, Any]
+    ) -> Callable[[tuple[Any, ...]], Any] | None:
+        """The arrays of a usual call: a function from its arguments to inputs and states, None if it is not usual."""
+        if (inputs := inputs_if_like(args)) is None:
             return None
-        if self.shared != _shared(self.seen, given) or not _had(self.moving_grads, given.leaves):
-            return None
-        if (states := self.usual()) is not None:
-            return states
-        return self.settled() if self.check() else None
+        arrays, are_like, more, first = inputs
+        states = {f"state{k}": tensor for k, tensor in enumerate(self.tensors)}
+        value = f"({arrays}, [{', '.join(f'{name}.array' for name in states)}])"
+        names = names | more | states | {"strangers": self.seen.tensors}
+        return generated(value, [*are_like, *conditions], names, [first], "args")
+
+    def inputs_of(self, given: Arguments) -> list[np.ndarray]:
+        """The inputs of the program."""
+        return [as_input(given.leaves[i]) for i in self.taken]
 
     def settled(self) -> list[np.ndarray]:
         """The arrays of the fixed tensors, those that are updated on homes."""
@@ -131,17 +145,26 @@ class Version:
         self.confirmed = True
         return True
 
-    def run(self, inputs: list[np.ndarray], states: list[np.ndarray], leaves: list[Any]) -> Any:
-        """Run the program, and do what the recorded call did.
+    def run(
+        self, inputs: list[np.ndarray], states: list[np.ndarray], leaves: list[Any], checks: Any
+    ) -> list[np.ndarray] | None:
+        """Run the program.
 
         Args:
             inputs: of the program.
             states: the arrays of the fixed tensors. The list is extended.
-            leaves: of the arguments; where nothing is found there, they may be left out.
+            leaves: of the arguments.
+            checks: `self.checks`, or `self.no_checks` if the arrays are known to fit.
+
+        Returns:
+            Its results; None if the checks failed, and nothing was done.
         """
         if self.moving:
             states += self.moved.arrays([source.find(leaves) for source in self.moving])
-        results = self.program(inputs, states)
+        return self.program(inputs, states, checks)
+
+    def finish(self, results: list[np.ndarray], leaves: list[Any]) -> Any:
+        """What the call returns, after gradients were put where the recorded call put them."""
         if self.is_one_tensor and not self.gradients:
             return Tensor.wrap(results[0])
         returned = [self._returned(kind, x, results, leaves) for kind, x in self.returned]  # before .grad is another
@@ -188,26 +211,33 @@ class Compiled:
         if not kwargs:
             with _LOCK:
                 for version in self.direct:
-                    inputs = version.inputs(args) if version.grad is grad else None  # type: ignore[misc]
-                    if inputs is not None and (states := version.usual()) is not None:
-                        self.last = version
-                        return version.run(inputs, states, [])
+                    arrays: Any = version.direct(args) if version.grad is grad else None  # type: ignore[misc]
+                    if arrays is not None:
+                        results = version.run(arrays[0], arrays[1], NONE, version.checks)
+                        if results is not None:
+                            self.last = version
+                            return version.finish(results, NONE)
+                    del arrays  # as long as something holds them, tensors would move
         given = Arguments(args, kwargs)
         if (mode is None or mode.grad) and given.have_history:
             return self.function(*args, **kwargs)
         with _LOCK:
             signature = given.key, grad, given.owners
             for version in self.versions.get(signature, ()):
-                if version.confirmed and (states := version.ready(given)) is not None:
+                if version.confirmed and version.fits(given):
                     break
             else:
                 self.direct = []  # which they are may change
                 version = self._recorded(signature, args, kwargs, given)
-                states = version.settled()
                 versions = [v for of_signature in self.versions.values() for v in of_signature]
-                self.direct = [v for v in versions if v.confirmed and v.inputs is not None]
+                self.direct = [v for v in versions if v.confirmed and v.direct is not None]
             self.last = version
-            return version.run([as_input(given.leaves[i]) for i in version.taken], states, given.leaves)
+            inputs = version.inputs_of(given)
+            states = [tensor.array for tensor in version.tensors]
+            if (results := version.run(inputs, states, given.leaves, version.checks)) is None:
+                del states  # which hold the arrays
+                results = version.run(inputs, version.settled(), given.leaves, version.no_checks)
+            return version.finish(results, given.leaves)  # type: ignore[arg-type]
 
     def _recorded(self, signature: Any, args: Any, kwargs: Any, given: Arguments) -> Version:
         """The version for a call: one that was found to fit after all, or that a recording of the call shows to fit."""

@@ -160,7 +160,10 @@ class _Emission:
         delivered: the node that the product computes, if there is one.
         vectors: whether the text is on vectors, or on numbers.
         short: whether a row is one vector.
+        flat: whether rows of a product that are no longer than a vector are run through as one long row: to load what
+            is next to masked lanes that were just stored takes as long as to store them.
         real: the dtype of the vectors, or of the numbers that sums collect.
+        of_column: what column reductions collect in, if that is a vector.
     """
 
     def __init__(self, fused: Fused, k: int, bias: int | None, target: int | None):
@@ -175,6 +178,7 @@ class _Emission:
         self.indent = 1
         self.counts: Counter[str] = Counter()
         self.levels: dict[int, int] = {}
+        self.of_column: dict[int, str] = {}
         self.reached = self._reached()
         self.loads = [j for j in self.kernel.loads if j in self.reached]
 
@@ -251,7 +255,10 @@ class _Emission:
         self.vectors = vectors and len(floats) == 1
         self.real = max(floats, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
         one_vector = len(self.column_axes) == 1 and self.column_axes[0] * self.real.itemsize <= vector_bytes()
-        self.short = self.vectors and one_vector and bool(self.of_kind("row"))
+        self.short = self.vectors and one_vector  # then a chunk has all columns
+        dense = Access((self.column_axes[0],), (1,))
+        one_by_one = all(a == dense or not any((*a.rows, *a.columns)) for a in self.access.values())
+        self.flat = self.short and one_by_one and self.kernel.product is not None and not self.kinds
 
     def is_for_lanes(self, i: int) -> bool:
         """Whether an integer is compared for equality with the number of the lane, and nothing else."""
@@ -328,6 +335,8 @@ class _Emission:
         """The index of a load, or store, at row i, further column axes q and column j."""
         access = self.access[j]
         *further, last = access.columns
+        if self.flat:
+            return "j" if last else "0"
         return " + ".join(self.terms("i", access.rows) + self.terms("q", further) + self.terms("j", [last])) or "0"
 
     def emit_indices(self, index: str, axes: Sequence[int]) -> None:
@@ -373,12 +382,18 @@ class _Emission:
                 once[j] = self.assign(self.fill(f"together_{self.node(base).params[0]}({partials}, {count})"))
             elif not any((*self.access[j].rows, *self.access[j].columns)):
                 once[j] = self.assign(self.same_in_row(j))
+        if self.flat:
+            self.emit_pass(once, self.stores, {}, [])
+            return
         if self.short:
             self.put("j = j0")
             self.put("n = j1 - j")
         of_all = {r: self.begin_sum(r, "all") for r in full}
         for r in columns:
-            self.emit_column_identities(r)
+            if self.short:
+                self.of_column[r] = self.begin_sum(r, "column")
+            else:
+                self.emit_column_identities(r)
         self.put("for i in range(i0, i1):")
         self.indent += 1
         self.emit_indices("i", self.row_axes)
@@ -392,6 +407,8 @@ class _Emission:
         self.indent -= 1
         for r in full:
             self.put(f"put({self.memory(r)}, chunk, {self.all_lanes(r, of_all[r])})")
+        for r, name in self.of_column.items():
+            self.store(r, name)
 
     def emit_passes(self, once: dict[int, str], sums: dict[int, str]) -> None:
         """All passes over a row. `once` are the values that there is one of in a row; sums go on from row to row."""
@@ -432,11 +449,20 @@ class _Emission:
         for r, name in sums.items():
             self.put(f"{name} = {self.reducer(r).together.format(name, self.reduced(r, env))}")
         for r in columns:
-            self.store(r, self.reducer(r).together.format(self.load(r), self.value(self.node(r).inputs[0], env)))
+            value, column = self.value(self.node(r).inputs[0], env), self.of_column.get(r)
+            together = self.reducer(r).together.format(column or self.load(r), value)
+            if column:
+                self.put(f"{column} = {together}")
+            else:
+                self.store(r, together)
         self.indent = before
 
     def begin_columns(self) -> None:
         """The loop over columns, or vectors of them, around it one over further axes of columns, if there are any."""
+        if self.flat:
+            self.put("for j in range(i0 * columns, i1 * columns, LANES):")
+            self.indent += 1
+            self.put("n = i1 * columns - j")
         if self.short:
             return
         *further, _ = self.column_axes
@@ -472,7 +498,7 @@ class _Emission:
         return f"{self.reducer(r).lanes}({name})" if self.vectors else name
 
     def emit_column_identities(self, r: int) -> None:
-        """Columns are collected in memory: there they begin."""
+        """Columns are collected in memory, unless they are the lanes of one vector: there they begin."""
         before = self.indent
         self.begin_columns()
         self.store(r, self.fill(self.reducer(r).identity))
@@ -510,7 +536,8 @@ class _Emission:
             if node.op == "literal":
                 env[i] = self.literal(node)
             elif i == self.delivered:
-                env[i] = self.assign("load_some(c, i * c_row + j, n)" if self.vectors else "c[i * c_row + j]")
+                place = "j" if self.flat else "i * c_row + j"
+                env[i] = self.assign(f"load_some(c, {place}, n)" if self.vectors else f"c[{place}]")
             elif self.is_iota(i):
                 env[i] = self.assign(self.place(i))
             elif i in self.kernel.loads:

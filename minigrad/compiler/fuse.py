@@ -100,11 +100,6 @@ def kind_of(graph: Graph, r: int) -> str:
     return reduction_of(graph.nodes[node.inputs[0]].shape, node.params[1])[0]
 
 
-def is_literal(graph: Graph, i: int, number: float) -> bool:
-    """Whether a node is this number."""
-    return graph.nodes[i].op == "literal" and graph.nodes[i].params[0] == number
-
-
 def fuse(graph: Graph, wanted: Sequence[int]) -> Fused:
     """Group what is wanted, and all that it takes, into kernels."""
     live = graph.live(wanted)
@@ -129,13 +124,35 @@ def numbers(graph: Graph, live: Sequence[int]) -> list[int]:
     return sorted(alone)
 
 
+def summed(graph: Graph, live: Sequence[int]) -> set[int]:
+    """The nodes that only go, number by number, into sums of everything: a loss for each row, say, of which the mean is
+    taken."""
+    users: dict[int, list[int]] = {}
+    for i in live:
+        for j in graph.nodes[i].inputs:
+            users.setdefault(j, []).append(i)
+    found: set[int] = set()
+    for j in reversed(live):
+        size = math.prod(graph.nodes[j].shape)
+        if j in users and all(
+            math.prod(graph.nodes[i].shape) == size if i in found else is_full_reduction(graph, i) for i in users[j]
+        ):
+            found.add(j)
+    return found
+
+
+def is_full_reduction(graph: Graph, i: int) -> bool:
+    """Whether a node is one number, of everything."""
+    return graph.nodes[i].op == "reduce" and kind_of(graph, i) == "full"
+
+
 class _Fusion:
     """The state of the pass: `now` is what stands in the fused graph for a node of the given one."""
 
     def __init__(self, graph: Graph, live: Sequence[int]):
         self.graph = graph
+        self.summed = summed(graph, live)
         self.divisors = Counter(graph.nodes[i].inputs[1] for i in live if graph.nodes[i].op == "divide")
-        self.positive: dict[int, int] = {}  # of x: what is above 0 where x is
         self.kernels: list[Kernel] = []
         self.read: list[set[int]] = []  # by each kernel, of memory
         self.home: dict[int, int] = {}
@@ -160,31 +177,26 @@ class _Fusion:
         else:
             new = graph.rebuilt(i, inputs)
         self.now[i] = new
-        self.place(new)
+        self.place(new, i in self.summed)
 
     def gathered(self, j: int) -> int:
         """A view of a full reduction, which lies in memory chunk by chunk, as one of the whole: for who is no loop."""
         base = self.graph.base(j)
-        if self.graph.nodes[base].op != "reduce" or kind_of(self.graph, base) != "full":
+        if not is_full_reduction(self.graph, base):
             return j
         whole = self.graph.own_copy(base)
         self.place(whole)
         return whole if j == base else self.graph.rebuilt(j, [whole])
 
     def cheaper(self, i: int, inputs: list[int]) -> int:
-        """An elementwise node with other inputs; or, to rounding, what saves divisions, or memory."""
+        """An elementwise node with other inputs; or, to rounding, what saves divisions."""
         graph, node = self.graph, self.graph.nodes[i]
         if node.op == "divide" and self.divisors[node.inputs[1]] > 1:  # one division for all, and multiplications
             one = graph.literal(1.0, node.dtype)
             inverse = graph.elementwise("divide", [one, inputs[1]], node.dtype, node.shape)
             self.place(inverse)
             return graph.elementwise("multiply", [inputs[0], inverse], node.dtype, node.shape)
-        if node.op == "greater" and is_literal(graph, inputs[1], 0.0):  # so of relu only the result is stored
-            inputs = [self.positive.get(inputs[0], inputs[0]), inputs[1]]
-        new = graph.rebuilt(i, inputs)
-        if graph.nodes[new].op == "maximum" and is_literal(graph, graph.nodes[new].inputs[1], 0.0):
-            self.positive[graph.nodes[new].inputs[0]] = new
-        return new
+        return graph.rebuilt(i, inputs)
 
     def settled(self, j: int) -> int:
         """A view of what no kernel computes as the same computation on views, so that it can be computed anywhere."""
@@ -240,8 +252,11 @@ class _Fusion:
             self.needs[i] = frozenset().union(*map(self.note, self.graph.nodes[i].inputs))
         return self.needs[i]
 
-    def place(self, i: int) -> None:
-        """Give a node a kernel, unless it is to float."""
+    def place(self, i: int, is_summed: bool = False) -> None:
+        """Give a node a kernel, unless it is to float.
+
+        What there is one of for each row, and is only summed up, floats: where it is summed a vector has many rows.
+        """
         node = self.graph.nodes[i]
         if i in self.home or node.op in (*LEAVES, "literal", "iota", "view"):
             return
@@ -258,9 +273,15 @@ class _Fusion:
             self.compute(i)
         else:
             alone = all(n == 1 for n in node.shape)
-            again = node.op in CHEAP or not any(map(self.note, node.inputs))
+            again = node.op in CHEAP or not any(map(self.note, node.inputs)) or (is_summed and self.is_of_rows(i))
             if alone or not again or self.count(i) > FEW:
                 self.compute(i)
+
+    def is_of_rows(self, i: int) -> bool:
+        """Whether a node is computed from what the latest kernel that it needs has one of for each row."""
+        node = self.graph.nodes[i]
+        kernel = self.kernels[max(self.note(i))]
+        return kernel.reduces == "row" and node.shape == kernel.row_shape != kernel.grid
 
     def count(self, i: int) -> int:
         """How many operations it takes to compute a node, without those of the kernels that it needs."""

@@ -124,7 +124,7 @@ class Snapshot:
             names |= {f"h{i}": slot.holder, f"k{i}": slot.name, f"v{i}": slot.value}
         for i, (tensor, needs, hooks) in enumerate(self._needs):
             names |= {f"t{i}": tensor, f"hooks{i}": hooks}
-            found.append(f"t{i}.node.requires_grad" if needs else f"not needs_gradient(t{i})")
+            found.append(f"t{i}.node.requires_grad" if needs else f"(t{i}.node is None or not t{i}.node.requires_grad)")
             if needs:
                 found.append(f"hooks_of(t{i}) == hooks{i}" if hooks else f"not t{i}._hooks")
         return found, names
@@ -145,7 +145,7 @@ def generated(
     steps = "; ".join([*first, f"return {value} if {' and '.join(conditions) or 'True'} else None"])
     source = f"def factory({', '.join(names)}):\n def function({parameters}):\n  try: {steps}\n"
     source += "  except (AttributeError, LookupError, ValueError, TypeError): return None\n return function"
-    made: dict[str, Any] = {"needs_gradient": needs_gradient, "hooks_of": hooks_of}
+    made: dict[str, Any] = {"hooks_of": hooks_of}
     exec(compile(source, "<guards>", "exec"), made)
     return made["factory"](**names)
 

@@ -2,8 +2,8 @@
 
 Nobody may see that it is done in place: results and `.data` views that were taken before keep their values, and graphs
 that were recorded with the old value become stale. So an updated tensor stands on an array of our own, its home: a
-read-only ndarray on writeable memory. Before each call `States` asks by reference counts whether anybody else
-holds that array, or a view of its memory. If so, the tensor moves to a fresh home, a copy, and its leaf with it.
+read-only ndarray on writeable memory. Before each call reference counts tell whether anybody else holds that array, or
+a view of its memory. If so, the tensor moves to a fresh home, a copy, and its leaf with it.
 
     step(x)                         the tensor p stands on its home; its value there is replaced
     before = p.data                 somebody holds the memory
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from itertools import count
 from sys import getrefcount
 from typing import Any
-from weakref import ref
 
 import numpy as np
 
@@ -27,6 +26,9 @@ from minigrad.compiler.arguments import as_input
 from minigrad.core.value import Value
 
 PAGE, LINE = 4096, 64
+HOLDERS = (
+    3  # of the array of a tensor that nobody else holds while a program looks at it: the tensor, and two sequences
+)
 _number = count()
 
 
@@ -73,7 +75,7 @@ class States:
 
     def __init__(self, updated: int, specs: Sequence[tuple[Any, Any]]):
         self.updated, self.specs = updated, specs
-        self.known: list[Any] = [_nothing] * len(specs)  # weak references to arrays that are as programs take them
+        self.holders = [HOLDERS if k < updated else 0 for k in range(len(specs))]  # for `Program.checks`
 
     def arrays(self, tensors: Sequence[Value]) -> list[np.ndarray]:
         """The arrays of the tensors; those that will be updated are homes that nothing else holds from now on.
@@ -81,54 +83,22 @@ class States:
         Raises:
             RuntimeError: a tensor has another shape or dtype.
         """
-        for k, tensor in enumerate(tensors[: self.updated]):
-            self._check(k, tensor.array)
+        for tensor, (shape, dtype) in zip(tensors, self.specs, strict=True):
+            if (tensor.array.shape, tensor.array.dtype) != (shape, dtype):
+                raise RuntimeError(
+                    f"compile: a tensor was {dtype} {shape} when it was recorded, and is {describe(tensor.array)} now"
+                )
+        for tensor in tensors[: self.updated]:
             if not is_home(tensor.array) or _counts(tensor) != (ALONE, BELOW):
                 tensor.become_leaf(home(tensor.array), tensor.node is not None and tensor.node.requires_grad)
-            self.known[k] = ref(tensor.array)
-        return [
-            array if k < self.updated or self._is_fit(k, array) else as_input(self._check(k, array))
-            for k, array in enumerate([tensor.array for tensor in tensors])
-        ]
-
-    def conditions(self, tensors: Sequence[Value]) -> tuple[str, list[str], dict[str, Any], list[str]]:
-        """What to give to `generated` for a function that returns the arrays if they need nothing done."""
-        count = range(len(tensors))
-        conditions = [
-            f"known[{k}]() is a{k} and held(a{k}) == {ALONE} and held(a{k}.base) == {BELOW}"
-            if k < self.updated
-            else f"(known[{k}]() is a{k} or is_fit({k}, a{k}))"
-            for k in count
-        ]
-        names = {"known": self.known, "held": getrefcount, "is_fit": self._is_fit}
-        names |= {f"state{k}": tensor for k, tensor in enumerate(tensors)}
-        return f"[{', '.join(f'a{k}' for k in count)}]", conditions, names, [f"a{k} = state{k}.array" for k in count]
-
-    def _check(self, k: int, array: np.ndarray) -> np.ndarray:
-        if (array.shape, array.dtype) != self.specs[k]:
-            raise RuntimeError(
-                f"compile: a tensor was {self.specs[k]} when it was recorded, and is {describe(array)} now"
-            )
-        return array
-
-    def _is_fit(self, k: int, array: np.ndarray) -> bool:
-        """Whether a program takes an array as it is."""
-        if self.known[k]() is array:
-            return True
-        if (array.shape, array.dtype) != self.specs[k] or as_input(array) is not array:
-            return False
-        self.known[k] = ref(array)
-        return True
+        arrays = [tensor.array for tensor in tensors]
+        return [array if k < self.updated else as_input(array) for k, array in enumerate(arrays)]
 
 
 def _counts(tensor: Value) -> tuple[int, int]:
     """How many references there are to the array of a tensor, and to the memory below it."""
     array = tensor.array
     return getrefcount(array), getrefcount(array.base)
-
-
-def _nothing() -> None:
-    """A reference to an array that is gone."""
 
 
 ALONE, BELOW = _counts(Value.wrap(home(np.zeros(1))))  # where only a tensor holds them

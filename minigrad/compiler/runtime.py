@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from itertools import count, starmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,19 +31,20 @@ if TYPE_CHECKING:
     from minigrad.compiler.explain import Explanation
 
 SIZES = 5  # the last arguments of every kernel
+ANYTHING = steps.checks([])
 
 
 def build(recording: Any) -> Program:
     """A recorded step as a program."""
     lowered = lower(recording)
     outputs = [*lowered.results, *(g for g in lowered.gradients.values() if g is not None)]
-    program = assembled(lowered.graph, outputs, lowered.updates, recording.arrays)
+    program = assembled(lowered.graph, outputs, lowered.updates, recording.arrays, len(recording.inputs))
     program.story = Story(program.plan, recording)
     return program
 
 
 def assembled(
-    graph: Graph, outputs: Sequence[int], updates: Mapping[int, int], arrays: Sequence[np.ndarray]
+    graph: Graph, outputs: Sequence[int], updates: Mapping[int, int], arrays: Sequence[np.ndarray], inputs: int
 ) -> Program:
     """A graph as a program.
 
@@ -50,18 +52,19 @@ def assembled(
         outputs: the nodes whose values are returned.
         updates: the nodes whose values states get, by the number of the state.
         arrays: of the nodes "array".
+        inputs: how many a call has, also if nothing needs them.
 
     Example:
         >>> graph = Graph()
         >>> x, w = graph.leaf("input", 0, (2,), np.float64), graph.leaf("state", 0, (2,), np.float64)
         >>> y = graph.elementwise("multiply", [x, w], np.float64, (2,))
-        >>> program = assembled(graph, [graph.reduce("add", y, [0])], {0: y}, [])
+        >>> program = assembled(graph, [graph.reduce("add", y, [0])], {0: y}, [], inputs=1)
         >>> state = np.array([3.0, 4.0])
         >>> program([np.array([1.0, 2.0])], [state]), state
         ([array([11.])], array([3., 8.]))
     """
     fused = fuse(graph, schedules.own_copies(graph, [*outputs, *updates.values()]))
-    return Program(schedule(fused, len(outputs), list(updates)), arrays)
+    return Program(schedule(fused, len(outputs), list(updates)), arrays, inputs)
 
 
 def kernel_name(source: Source, kinds: Sequence[str]) -> str:
@@ -95,6 +98,7 @@ class Program:
     Args:
         plan: the schedule.
         arrays: of the nodes "array".
+        inputs: how many a call has.
 
     Attributes:
         story: names and lines for people, where it was built from a recording.
@@ -102,8 +106,8 @@ class Program:
 
     story: Story
 
-    def __init__(self, plan: Schedule, arrays: Sequence[np.ndarray]):
-        self.plan, self.arrays = plan, [as_input(array) for array in arrays]
+    def __init__(self, plan: Schedule, arrays: Sequence[np.ndarray], inputs: int):
+        self.plan, self.arrays, self.inputs = plan, [as_input(array) for array in arrays], inputs
         graph = plan.fused.graph
         self.results = [
             (graph.nodes[i].shape, graph.nodes[i].dtype)
@@ -116,11 +120,10 @@ class Program:
         self.of_calls: list[tuple[int, int, int]] = []
         self.of_returned: dict[int, list[tuple[int, int]]] = {}
         self.returned: dict[int, np.ndarray] = {}
-        self.inputs = 1 + max((n.params[0] for n in graph.nodes if n.op == "input"), default=-1)
         self.threads = 0
         self.fixed: dict[str, Any] = {"array": self.arrays, "constant": graph.constants, "returned": self.returned}
         # looked up once, since a lookup takes as long as a small kernel
-        self.bind, self.alone, self.walk = (kernel[_DOUBLE] for kernel in (steps.bind, steps.alone, steps.walk))
+        self.begin, self.alone, self.walk = (kernel[_DOUBLE] for kernel in (steps.begin, steps.alone, steps.walk))
         self._lay_out()
 
     # Showing
@@ -171,6 +174,9 @@ class Program:
                 self.slots[begin + len(phase.source.arguments) :][:SIZES] = sizes
         self.places = np.array(self.of_calls or [(0, 0, 0)], np.int64).reshape(-1)
         self.segments = list(self._segments())
+        # on one thread, what comes before the first call is done together with `begin`
+        self.first = self.segments[0][1] if self.segments and isinstance(self.segments[0], tuple) else 0
+        self.later = self.segments[self.first > 0 :]
         self.calls = {p: self._called(phase.kernel) for p, phase in enumerate(phases) if phase.source is None}
 
     def _kind(self, argument: Argument) -> str:
@@ -258,25 +264,38 @@ class Program:
 
     # Running
 
-    def __call__(self, inputs: Sequence[np.ndarray], states: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def checks(self, inputs: Sequence[np.ndarray], states: Sequence[np.ndarray], holders: Sequence[int]) -> np.ndarray:
+        """Checks for calls: that their arrays are like these, and how many references there may be to each state."""
+        of_inputs = [(k, array, 0) for k, array in enumerate(inputs)]
+        of_states = zip(count(len(inputs) + len(self.results)), states, holders, strict=False)
+        return steps.checks([*of_inputs, *of_states])
+
+    def __call__(
+        self, inputs: Sequence[np.ndarray], states: Sequence[np.ndarray], checks: np.ndarray = ANYTHING
+    ) -> list[np.ndarray] | None:
         """Run it.
 
         Args:
             inputs: in C order, of the recorded shapes and dtypes.
             states: the arrays of all captured tensors; those of `updated` are changed in place.
+            checks: what holds for them if it is to run.
 
         Returns:
-            The results, then the gradients, fresh and read-only.
+            The results, then the gradients, fresh and read-only; None if the checks failed, and nothing was done.
         """
-        results = [np.empty(shape, dtype) for shape, dtype in self.results]
+        results = list(starmap(np.empty, self.results))
         threads = num_threads()
         if threads != self.threads:
             self._fit(threads)
-        if self.of_calls:
-            self.bind((*inputs, *results, *states), self.places, len(self.of_calls), self.slots, 1)
+        first = self.first if threads == 1 else 0
+        self.begin(
+            (*inputs, *results, *states), checks, self.places, len(self.of_calls), self.slots, self.words, first, 1
+        )
+        if not checks[steps.PASSED]:
+            return None
         if threads > 1:
             self.counters.fill(0)
-        for segment in self.segments:
+        for segment in self.segments if threads > 1 else self.later:
             if not isinstance(segment, tuple):
                 self._call(segment, {"input": inputs, "state": states, "result": results, **self.fixed})
             elif threads == 1:

@@ -203,7 +203,7 @@ def up(n: int, to: int) -> int:
 
 def _divided(rows: int, columns: int, reduces: str) -> tuple[int, int, int]:
     """The rows and the columns of a chunk of an elementwise kernel, and how many chunks there are."""
-    pieces = max(1, min(MOST_CHUNKS, rows * columns // PER_CHUNK))
+    pieces, columns = max(1, min(MOST_CHUNKS, rows * columns // PER_CHUNK)), max(1, columns)
     if reduces == "column" or (reduces != "row" and rows < pieces):
         step = min(columns, up(-(-columns // pieces), LINE))
         return rows, step, -(-columns // step)

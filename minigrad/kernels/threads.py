@@ -57,7 +57,7 @@ def num_threads() -> int:
         >>> num_threads() >= 1
         True
     """
-    return int(control[THREADS])
+    return _number
 
 
 def set_num_threads(n: SupportsIndex) -> None:
@@ -76,12 +76,14 @@ def set_num_threads(n: SupportsIndex) -> None:
         1
         >>> set_num_threads(before)
     """
+    global _number
     n = n.__index__()
     if not 1 <= n <= MOST:
         raise ValueError(f"set_num_threads: expected 1 to {MOST} threads, got {n}")
     with _lock:
         _stop()
-        control[THREADS], control[COLD] = n, n > 1
+        _number = control[THREADS] = n
+        control[COLD] = n > 1
 
 
 def _start() -> None:
@@ -132,7 +134,7 @@ def _forget() -> None:
     control[COLD] = num_threads() > 1
 
 
-control[THREADS] = _usable()
+_number = control[THREADS] = _usable()
 control[COLD] = num_threads() > 1
 control[START] = id(_start)
 atexit.register(_stop)

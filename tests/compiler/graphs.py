@@ -251,7 +251,7 @@ def threads(n: int) -> Iterator[None]:
 
 
 def compiled(case: Case) -> Program:
-    return assembled(case.graph, case.outputs, case.updates, case.drawn(0)[2])
+    return assembled(case.graph, case.outputs, case.updates, case.drawn(0)[2], len(case.leaves["input"]))
 
 
 def run(case: Case, program: Program, inputs: list[np.ndarray], states: list[np.ndarray]) -> list[np.ndarray]:

@@ -9,7 +9,6 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from timeit import repeat
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -1359,7 +1358,7 @@ def test_usual_calls_and_others_are_the_same(builds):
                 )
     with mg.no_grad():
         compiled(x, y)
-    assert compiled.last.usual() is not None
+    assert compiled.last.run(*compiled.last.direct((x, y)), [], compiled.last.checks) is not None
     assert compiled.last in compiled.direct
 
 
@@ -1411,15 +1410,33 @@ def test_usual_calls_after_an_error(builds):
     assert bits(p.grad) == bits(mg.Tensor(batch()))
 
 
-def test_what_a_call_costs(builds):
-    """The face alone, with a program that does nothing: 4 µs on a quiet machine; here with room for a busy one."""
-    _, _, step = pair(make=lambda net: optim.SGD(net, 0.1))
+def test_tensors_stay_where_they_are(builds):
+    """Whichever version runs, by whichever way."""
+    _, compiled, step = pair()
+    small, large = mg.Tensor(batch(rows=3)), mg.Tensor(batch(rows=4))
+    calls = [lambda: step(large), lambda: step(small), lambda: step(x=large), lambda: step(batch())]
+    for call in 2 * calls:
+        call()
+    before = [id(p.array) for p in compiled.net.parameters().values()]
+    for call in 2 * calls:
+        call()
+        assert [id(p.array) for p in compiled.net.parameters().values()] == before
+    assert len(builds) == 4
+
+
+def test_what_a_usual_call_takes(builds):
+    """A handful of Python functions, however many arguments, parameters and attributes there are to look at."""
+    _, _, step = pair(make=lambda net: optim.Adam(net, 0.1))
     x = mg.Tensor(batch())
     for _ in range(3):
         step(x)
     results = [np.ones((), "float32")]
-    step.last.program = lambda inputs, states: results
-    assert min(repeat(lambda: step(x), number=100, repeat=50)) / 100 < 20e-6
+    step.last.program = lambda inputs, states, checks: results
+    called = []
+    sys.setprofile(lambda frame, event, _: called.append(frame.f_code.co_name) if event == "call" else None)
+    step(x)
+    sys.setprofile(None)
+    assert called == ["__call__", "<lambda>", "function", "run", "<lambda>", "finish", "wrap"]
 
 
 # Threads, processes, nesting

@@ -91,9 +91,8 @@ def training_step(case: Case, rate: float = 0.1) -> None:
     """The example of fuse.py: a layer with relu, its gradients from a cotangent g of h·v, and SGD."""
     x, g, v = case.leaf("input", (64, 32)), case.leaf("input", (64, 10)), case.leaf("state", (20, 10))
     h, w, b = dense(case, x, 20, "relu")
-    before = case.graph.nodes[h].inputs[0]
     back = case.graph.matmul(g, case.graph.viewed(v, np.transpose))
-    d = case.do("where", case.compared("greater", before, 0.0), back, 0.0)
+    d = case.do("where", case.compared("greater", h, 0.0), back, 0.0)
     into_w = case.graph.matmul(case.graph.viewed(x, np.transpose), d)
     into_b = case.graph.viewed(case.reduced("add", d, 0), lambda a: a[0])
     into_v = case.graph.matmul(case.graph.viewed(h, np.transpose), g)
@@ -104,8 +103,8 @@ def training_step(case: Case, rate: float = 0.1) -> None:
 
 
 def test_a_training_step() -> None:
-    """Two kernels for the layers, one for each parameter; of relu only the result is stored, and no gradient of a
-    weight: SGD happens where the product is computed."""
+    """Two kernels for the layers, one for each parameter, and no gradient of a weight is stored: SGD happens where the
+    product is computed."""
     case = Case()
     training_step(case)
     found = fused(case)

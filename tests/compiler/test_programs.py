@@ -546,7 +546,7 @@ def test_kernels_are_shared_by_programs_of_other_sizes() -> None:
         case = Case()
         x = case.leaf("input", (m, n))
         case.outputs = [case.do("tanh", case.do("multiply", softmax(case, x), 0.37))]
-        assembled(case.graph, case.outputs, {}, [])
+        assembled(case.graph, case.outputs, {}, [], inputs=1)
 
     build(30, 20)
     before = len(native._functions)

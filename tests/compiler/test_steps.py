@@ -210,3 +210,32 @@ def test_a_captured_array_that_is_not_contiguous():
     array.setflags(write=False)
     frozen = array.T
     assert mg.compile(lambda x: x * frozen)(mg.ones((3, 2), "float64")).data.tolist() == frozen.tolist()
+
+
+@pytest.mark.parametrize("needed", [(), (0,), (1,), (2,), (0, 2)])
+def test_arguments_that_nothing_needs(needed):
+    """They are neither read nor written, wherever they stand."""
+    state = mg.Tensor([7.0, 8.0])
+
+    def f(*xs):
+        dead = [x * 2.0 for x in xs]
+        state.assign(state + 1.0)
+        return [xs[i] * 3.0 for i in needed] + [state * 1.0, len(dead)]
+
+    step, xs = mg.compile(f), [mg.Tensor(np.full(2, i + 1.0)) for i in range(3)]
+    for call in range(4):
+        *results, of_state, count = step(*xs)
+        assert [x.tolist() for x in xs] == [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]
+        assert [y.tolist() for y in results] == [[3.0 * (i + 1)] * 2 for i in needed]
+        assert (of_state.tolist(), count) == ([8.0 + call, 9.0 + call], 3)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0,), (0, 0), (3, 0, 2)])
+def test_without_any_numbers(shape):
+    def f(x):
+        return mg.sum(mg.exp(x) * 2.0), mg.exp(x), mg.sum(x * 3.0, 0), mg.sum(x * 3.0, -1), mg.softmax(x, -1)
+
+    step, x = mg.compile(f), mg.Tensor(np.ones(shape))
+    for _ in range(3):
+        for a, b in zip(step(x), f(x), strict=True):
+            assert (a.shape, a.dtype, a.tolist()) == (b.shape, b.dtype, b.tolist())

@@ -175,12 +175,66 @@ def test_nothing_to_do(threads: int) -> None:
     assert not plan.done.any()
 
 
-def test_bind() -> None:
+NOTHING = np.zeros(1, np.int64)
+
+
+def started(arrays, checks, places=NOTHING, count=0, slots=NOTHING) -> bool:
+    """Whether `begin` goes on with these arrays."""
+    steps.begin[DOUBLE](arrays, checks, places, count, slots, NOTHING, 0, 1)
+    return bool(checks[steps.PASSED])
+
+
+def test_begin_writes_addresses() -> None:
     """Addresses of arrays, with so many bytes added, go into their slots, and nothing else."""
     a, b = np.arange(5.0), np.arange(3, dtype=np.float32)
     slots = np.full(6, -1, np.int64)
-    places = np.array([[0, 0, 1], [1, 8, 4], [0, 16, 0]], np.int64)
-    steps.bind[DOUBLE]((a, b), places.reshape(-1), len(places), slots, 1)
+    places = np.array([[0, 0, 1], [1, 8, 4], [0, 16, 0]], np.int64).reshape(-1)
+    assert not started((a, b), steps.checks([(1, a, 0)]), places, 3, slots)
+    assert slots.tolist() == [-1] * 6
+    assert started((a, b), steps.checks([(1, b, 0)]), places, 3, slots)
     assert slots.tolist() == [a.ctypes.data + 16, a.ctypes.data, -1, -1, b.ctypes.data + 8, -1]
-    steps.bind[DOUBLE]((a, b), places.reshape(-1), 0, slots, 1)
+    assert started((a, b), steps.checks([]), places, 0, slots)
     assert ctypes.c_double.from_address(int(slots[0])).value == 2.0
+
+
+def test_begin_does_the_first_phases() -> None:
+    plan = Plan([3, 2, 4], [[], [0], [1]], np.zeros((3, MOST), np.int64))
+    plan.done[:] = 0
+    a = np.arange(3.0)
+    for table, done in ((steps.checks([(0, a[:2], 0)]), [0, 0, 0]), (steps.checks([(0, a, 0)]), [3, 2, 0])):
+        steps.begin[DOUBLE]((a,), table, NOTHING, 0, NOTHING, plan.words, 2, 1)
+        assert [int(np.count_nonzero(row)) for row in plan.done[:-1].reshape(3, MOST)] == done
+
+
+class Kind(np.ndarray):
+    """Another class of arrays."""
+
+
+X = np.arange(24.0).reshape(4, 6)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        X[:3], X.reshape(6, 4), X.reshape(24), X.reshape(4, 6, 1), X[0, 0], X.T.copy().T, np.zeros((4, 12))[:, ::2],
+        X.astype(np.float32), X.astype(np.int64), X.astype(np.uint64), X.astype(complex),
+        X.astype(X.dtype.newbyteorder()), X.view(Kind), np.zeros(200, np.uint8)[1:193].view(np.float64).reshape(4, 6),
+    ],
+)  # fmt: skip
+def test_what_does_not_pass(other: np.ndarray) -> None:
+    """Another shape, order, dtype, byte order, class or alignment, at any place."""
+    x, y, z = X.copy(), np.ones(3, np.float32), np.ones((), bool)
+    for number in range(3):
+        wanted: list[tuple[int, np.ndarray, int]] = [(k, x if k == number else (y, z, y)[k], 0) for k in range(3)]
+        table = steps.checks(wanted)
+        assert started(tuple(array for _, array, _ in wanted), table)
+        assert not started(tuple(other if k == number else array for k, array, _ in wanted), table)
+
+
+def test_what_passes() -> None:
+    """Arrays alike, whatever dtype object says what they are made of."""
+    table = steps.checks([(0, X, 0)])
+    assert started((np.ones((4, 6)),), table)
+    again = np.zeros((4, 6), X.dtype.newbyteorder("="))
+    assert again.dtype is not X.dtype
+    assert started((again,), table)

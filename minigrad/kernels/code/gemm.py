@@ -44,6 +44,8 @@ NARROW = plans.PANEL_ROW // (VECTORS * WIDTH)  # how many of this processor's pa
 def _panel(left: int, lanes: int) -> int:
     """How many of the columns that are left the next panel has: as few panels as possible, all about as wide."""
     vectors = (left + lanes - 1) // lanes
+    if vectors <= VECTORS:  # without a division, which a small product would notice
+        return left
     panels = (vectors + VECTORS - 1) // VECTORS
     return min(left, (vectors + panels - 1) // panels * lanes)
 
@@ -116,9 +118,11 @@ def gemm(a: Any, b: Any, c: Any, bias: Any, panels: Any, plan: Any, chunk: int) 
         b_row, b_column, c_row = plan[plans.B_ROW], plan[plans.B_COLUMN], plan[plans.C_ROW]
         group, rows, columns, slab = plan[plans.GROUP], plan[plans.ROWS], plan[plans.COLUMNS], plan[plans.SLAB]
         block_panels, activation = 1, plan[plans.ACTIVATION]
-        across, down = (n + columns - 1) // columns, (m + rows - 1) // rows
-        first_item = chunk // (across * down) * group
-        first_row, first_column = chunk % down * rows, chunk // down % across * columns
+        first_row, first_column = 0, 0
+        if chunk:  # the first one needs no division, which a small product would notice
+            across, down = (n + columns - 1) // columns, (m + rows - 1) // rows
+            first_item = chunk // (across * down) * group
+            first_row, first_column = chunk % down * rows, chunk // down % across * columns
         last_item = min(first_item + group, items)
         last_row, last_column = min(first_row + rows, m), min(first_column + columns, n)
         if plan[plans.PANELS]:

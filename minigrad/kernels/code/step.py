@@ -1,4 +1,6 @@
-"""Who runs the phases of a compiled step: `alone` one thread, `walk` each of several.
+"""What a call of a compiled step does in machine code: `begin` looks at its arrays, and who runs its phases.
+
+`alone` is for one thread, `walk` is what each of several does.
 
 Each thread goes through the phases in their order, waits until those are done that a phase depends on, and does chunks
 of it that nobody has. Meanwhile denormal results are 0. `minigrad.kernels.steps` says what a plan is.
@@ -11,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -20,7 +22,36 @@ from minigrad.kernels.code.packing import address
 from minigrad.kernels.code.pool import CAN_LET_OTHERS, INSIST, PAUSES, add, let_others, pause, read
 from minigrad.kernels.native import Source
 from minigrad.kernels.simd import I32, I64
-from minigrad.kernels.steps import CHUNKS, COUNTERS, DONE, FUNCTION, NEXT, PHASE, SLOTS, WAITING, WAITS
+from minigrad.kernels.steps import (
+    ARRAY,
+    BASE,
+    BASE_AT,
+    BYTES,
+    CHUNKS,
+    CLASS,
+    CLASS_AT,
+    COUNT,
+    COUNTERS,
+    DONE,
+    DTYPE,
+    DTYPE_AT,
+    FIRST,
+    FIT,
+    FLAGS_AT,
+    FUNCTION,
+    HOLDERS,
+    KIND_AT,
+    NDIM,
+    NDIM_AT,
+    NEXT,
+    PASSED,
+    PHASE,
+    SHAPE,
+    SHAPE_AT,
+    SLOTS,
+    WAITING,
+    WAITS,
+)
 
 
 @intrinsic
@@ -68,7 +99,8 @@ def flushing(context: Any, before: Any) -> Any:
     return types.int64(types.int64), lower
 
 
-def alone(plan: Any, first: int, last: int, _: int) -> None:
+@njit(error_model="numpy")
+def do_alone(plan: Any, first: int, last: int) -> None:
     """Do the phases from the first up to the last, one after the other."""
     before = flushing(-1)
     for p in range(first, last):
@@ -76,6 +108,11 @@ def alone(plan: Any, first: int, last: int, _: int) -> None:
         for chunk in range(plan[phase + CHUNKS]):
             do_chunk(plan[phase + FUNCTION], plan[phase + SLOTS], chunk, 0)
     flushing(before)
+
+
+def alone(plan: Any, first: int, last: int, _: int) -> None:
+    """Do the phases from the first up to the last, one after the other."""
+    do_alone(plan, first, last)
 
 
 def walk(plan: Any, counters: Any, first: int, last: int, thread: int) -> None:
@@ -107,14 +144,64 @@ def walk(plan: Any, counters: Any, first: int, last: int, thread: int) -> None:
     flushing(before)
 
 
-def bind(arrays: Any, places: Any, count: int, slots: Any, _: int) -> None:
-    """Put addresses where the arguments of kernels lie: places has for each the array, bytes to add, and the slot."""
+@intrinsic
+def word(context: Any, at: Any) -> Any:
+    """The eight bytes at an address, as a number."""
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.PointerType(I64)), align=1)
+
+    return types.int64(types.int64), lower
+
+
+LOW = 0xFFFFFFFF  # half of a word: what counts of the number of references since Python 3.12, and NumPy's ints
+
+
+@njit(error_model="numpy")
+def is_fit(array: int, checks: Any, check: int) -> bool:
+    """Whether the array at this address is what a check asks for. The first that differs decides; a dtype is the same
+    if it says so, since there may be several objects for one."""
+    ndim, holders = checks[check + NDIM], checks[check + HOLDERS]
+    if (
+        word(array + CLASS_AT) != checks[check + CLASS]
+        or word(word(array + DTYPE_AT) + KIND_AT) != checks[check + DTYPE]
+        or word(array + FLAGS_AT) & FIT != FIT
+        or word(array + NDIM_AT) & LOW != ndim
+    ):
+        return False
+    lengths = word(array + SHAPE_AT)
+    for axis in range(ndim):
+        if word(lengths + 8 * axis) != checks[check + SHAPE + axis]:
+            return False
+    if holders == 0:
+        return True
+    base = word(array + BASE_AT)
+    return (
+        word(array) & LOW == holders
+        and base != 0
+        and word(base) & LOW == 1
+        and word(base + CLASS_AT) == checks[check + BASE]
+        and word(word(base + SHAPE_AT)) == checks[check + BYTES]
+    )
+
+
+def begin(arrays: Any, checks: Any, places: Any, count: int, slots: Any, plan: Any, last: int, _: int) -> None:
+    """If the arrays pass the checks: put their addresses where the arguments of kernels lie, and do the phases up to
+    the last, alone. `places` has for each address the array, bytes to add, and the slot."""
+    checks[PASSED] = 0
+    check = FIRST
+    for _ in range(checks[COUNT]):
+        if not is_fit(address(arrays[checks[check + ARRAY]]), checks, check):
+            return
+        check += SHAPE + checks[check + NDIM]
+    checks[PASSED] = 1
     for k in range(0, 3 * count, 3):
         slots[places[k + 2]] = address(data_of(arrays, places[k])) + places[k + 1]
+    do_alone(plan, 0, last)
 
 
 SOURCES = {
     "alone": Source(alone, "int64* int int"),
     "walk": Source(walk, "int64* int64* int int"),
-    "bind": Source(bind, "uint8** int64* int int64*"),
+    "begin": Source(begin, "uint8** int64* int64* int int64* int64* int"),
 }
