@@ -163,6 +163,19 @@ def circumstances(doc: str | None, peers: Iterable[str] = ()) -> dict[str, Any]:
     }
 
 
+def kept(script: str, results: Mapping[str, Any]) -> list[Row]:
+    """The rows of a file that was written under the same circumstances as `results`: they go on to be true."""
+    try:
+        earlier = json.loads((RESULTS / f"{script}.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return []
+    same = lambda result: [
+        {k: v for k, v in result.get("machine", {}).items() if k != "load_before"},
+        *(result.get(name) for name in ("python", "versions", "blas")),
+    ]
+    return [row for row in earlier["rows"] if row.get("samples")] if same(earlier) == same(results) else []
+
+
 def _installed(package: str) -> bool:
     try:
         importlib.metadata.version(package)

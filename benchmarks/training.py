@@ -1,9 +1,10 @@
 """How long does a training step take, compiled and eager, beside PyTorch, JAX, autograd, MyGrad and NumPy by hand?
 
-    python -m benchmarks.training                     all cases on one thread and on all: two hours
+    python -m benchmarks.training                     all cases on one thread and on all: more than an hour
     python -m benchmarks.training --cases ae32 gan --peers torch,jax --threads 1
     python -m benchmarks.training --quick             one case and few rounds: numbers for a look only
-    python -m benchmarks.training --json --plot       ... also written to benchmarks/results
+    python -m benchmarks.training --json --plot       ... also written to benchmarks/results, each case when it is
+                                                      done; cases measured before stay if nothing else is different
     python -m benchmarks.training --against FILE      what is different from an earlier result, beyond noise
     python -m benchmarks.training --against floor     how far the compiled steps are from the least time, see
                                                       `benchmarks.floor`
@@ -18,10 +19,11 @@ within a round, with its bootstrap interval: JAX's time by that of the compiled 
 eager PyTorch with channels last is the fastest peer, that one's. What could not be measured is named below the tables,
 with the reason.
 
-A process is timed from its start to the end of its first step, several times in turn: all read their data from the
-same file of arrays. "Cold" is with all of minigrad's eager kernels in its cache, but without this step, and with
-nothing in PyTorch's; the next process, which finds there what the cold one has compiled, is the other. JAX compiles
-anew, as it does if not told otherwise. Memory is the peak of all that a process does, from its start to its last step.
+A process is timed from its start to the end of its first step, several times in turn (with more threads once): all
+read their data from the same file of arrays. "Cold" is with all of minigrad's eager kernels in its cache, but without
+this step, and with nothing in PyTorch's; the next process, which finds there what the cold one has compiled, is the
+other. JAX compiles anew, as it does if not told otherwise. Memory is the peak of all that a process does, from its
+start to its last step.
 
 MNIST is found as `models.datasets.load` does; without it images are random, with as much ink, and the table says so.
 The peers come with `pip install -e '.[bench]'`; one that is missing is left out and named.
@@ -56,7 +58,7 @@ COMPILED = ("minigrad, compiled", "PyTorch, compiled")  # those that have a cach
 OURS = COMPILED[0]
 COLD = ", cold"  # follows the name of one of them where there is nothing in its cache
 TURN = 0.2  # seconds
-STARTS = 5
+STARTS = 3
 QUICK_ROUNDS, QUICK_STARTS, QUICK_CASES = 3, 1, ("ae32",)
 STEPS = 20  # after which losses are compared
 
@@ -385,14 +387,18 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """The result that is asked for."""
     results = report.circumstances(__doc__, given.peers)
     libraries = [name for name, (package, _) in LIBRARIES.items() if package in ("minigrad", *given.peers)]
-    rows: list[Row] = []
+    rows = {(row["threads"], row["case"]): row for row in (report.kept("training", results) if given.json else ())}
     with tempfile.TemporaryDirectory() as folder:
         for threads in given.threads:
+            starts = given.starts if threads == given.threads[0] else 1  # which hardly differ
             for case in given.cases:
                 print(f"{case}, {threads} threads", file=sys.stderr, flush=True)
-                found = measured(Bench(Path(folder), threads), case, libraries, given.rounds, given.starts)
-                rows.append(row_of(case, threads, found))
-    return results | {"rows": rows}
+                found = measured(Bench(Path(folder), threads), case, libraries, given.rounds, starts)
+                rows[threads, case] = row_of(case, threads, found)
+                results["rows"] = [rows[key] for key in sorted(rows, key=lambda key: (key[0], [*CASES].index(key[1])))]
+                if given.json:  # it takes long: what there is is not lost if it is stopped
+                    report.write(results, report.RESULTS / "training.json")
+    return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -247,12 +247,7 @@ def test_a_result_has_its_circumstances_and_samples(folder_of_results, monkeypat
     path = folder_of_results / "training.json"
     results = json.loads(path.read_text())
     assert results.keys() >= {"question", "date", "machine", "versions", "blas"}
-    assert [(row["threads"], row["case"]) for row in results["rows"]] == [
-        (1, "vae"),
-        (1, "ae32"),
-        (2, "vae"),
-        (2, "ae32"),
-    ]
+    assert what_is_in(path) == [(1, "ae32"), (1, "vae"), (2, "ae32"), (2, "vae")]
     row = results["rows"][0]
     assert (row["unit"], row["samples"][OURS], row["us"]["NumPy"]) == ("s", [2e-3] * ENOUGH, 3000)
     assert row["quartiles"]["JAX"] == [3e-3] * 3
@@ -261,6 +256,32 @@ def test_a_result_has_its_circumstances_and_samples(folder_of_results, monkeypat
     capsys.readouterr()
     assert training.main(["--show", "--against", str(path)]) == 0
     assert f"0 of {4 * len(LIBRARIES)} differences are more than noise" in capsys.readouterr().out
+
+
+def what_is_in(path):
+    return [(row["threads"], row["case"]) for row in json.loads(path.read_text())["rows"]]
+
+
+def test_what_was_measured_stays(folder_of_results, monkeypatch):
+    """Beside other cases, and if the run is stopped; but not beside results of other circumstances."""
+    asked = []
+
+    def measured(bench, case, libraries, rounds, starts):
+        asked.append((case, bench.threads, starts))
+        if case == "gan":
+            raise KeyboardInterrupt
+        return full()
+
+    monkeypatch.setattr(training, "measured", measured)
+    path = folder_of_results / "training.json"
+    training.main(["--json", "--threads", "1", "2", "--cases", "vae"])
+    assert asked == [("vae", 1, training.STARTS), ("vae", 2, 1)]
+    with pytest.raises(KeyboardInterrupt):
+        training.main(["--json", "--threads", "2", "--cases", "ae32", "gan"])
+    assert what_is_in(path) == [(1, "vae"), (2, "ae32"), (2, "vae")]
+    monkeypatch.setattr(training.report, "blas", lambda: "another")
+    training.main(["--json", "--threads", "1", "--cases", "digits"])
+    assert what_is_in(path) == [(1, "digits")]
 
 
 def test_peers_are_chosen_by_package(folder_of_results, monkeypatch):
