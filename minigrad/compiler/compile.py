@@ -249,15 +249,15 @@ class Compiled:
             if version.confirmed and _had(version.grads, given.leaves):
                 return version
         self._refuse_too_many(signature, given, seen, equal)
-        with changed(grad=signature[1]):
-            recording = record(self.function, args, kwargs, given, seen)
-        agreeing = next((v for v in equal if v.agrees(recording)), None)
-        if agreeing is None:
-            if twin := next((v for v in equal if v.began_like(recording)), None):
-                raise _differ(twin.outline, recording.outline)
-            with _progress(self._name()):
+        with _progress(self._name()):  # of kernels that a recorded operation needs, too
+            with changed(grad=signature[1]):
+                recording = record(self.function, args, kwargs, given, seen)
+            agreeing = next((v for v in equal if v.agrees(recording)), None)
+            if agreeing is None:
+                if twin := next((v for v in equal if v.began_like(recording)), None):
+                    raise _differ(twin.outline, recording.outline)
                 agreeing = Version(build(recording), recording, signature[1])
-            self._keep(signature, agreeing)
+                self._keep(signature, agreeing)
         agreeing.adopt(seen, given, None if kwargs else args)
         return agreeing
 
