@@ -26,9 +26,7 @@ from minigrad.compiler.arguments import as_input
 from minigrad.core.value import Value
 
 PAGE, LINE = 4096, 64
-HOLDERS = (
-    3  # of the array of a tensor that nobody else holds while a program looks at it: the tensor, and two sequences
-)
+HOLDERS = 3  # of an array that nobody but its tensor needs, while a program looks at it: the tensor, two sequences
 _number = count()
 
 

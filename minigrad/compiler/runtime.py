@@ -176,7 +176,7 @@ class Program:
         self.segments = list(self._segments())
         # on one thread, what comes before the first call is done together with `begin`
         self.first = self.segments[0][1] if self.segments and isinstance(self.segments[0], tuple) else 0
-        self.later = self.segments[self.first > 0 :]
+        self.later = self.segments[1:] if self.first else self.segments
         self.calls = {p: self._called(phase.kernel) for p, phase in enumerate(phases) if phase.source is None}
 
     def _kind(self, argument: Argument) -> str:
