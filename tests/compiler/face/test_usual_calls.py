@@ -101,15 +101,27 @@ def test_usual_calls_after_an_error(builds):
 def test_tensors_stay_where_they_are(builds):
     """Whichever version runs, by whichever way."""
     _, compiled, step = pair()
-    small, large = mg.Tensor(batch(rows=3)), mg.Tensor(batch(rows=4))
-    calls = [lambda: step(large), lambda: step(small), lambda: step(x=large), lambda: step(batch())]
+    small, large, across = mg.Tensor(batch(rows=3)), mg.Tensor(batch(rows=4)), mg.Tensor(batch(rows=6)[:, :4]).T
+    calls = [
+        lambda: step(large),
+        lambda: step(small),
+        lambda: step(x=large),
+        lambda: step(batch()),
+        lambda: step(across),
+    ]
     for call in 2 * calls:
         call()
-    before = [id(p.array) for p in compiled.net.parameters().values()]
+    places = lambda: [id(p.array) for p in compiled.net.parameters().values()]
+    before = places()
     for call in 2 * calls:
         call()
-        assert [id(p.array) for p in compiled.net.parameters().values()] == before
+        assert places() == before
     assert len(builds) == 4
+    for call in calls:
+        held, before = compiled.net.layers[0].weight.data, places()
+        call()
+        assert [a == b for a, b in zip(places(), before, strict=True)] == [False, True, True, True]
+        assert held.shape == (6, 5)
 
 
 def test_what_a_usual_call_takes(builds):
