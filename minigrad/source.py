@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dis
 import linecache
 import os
 import sys
+from functools import lru_cache
+from itertools import pairwise
 from types import CodeType
 
 Place = tuple[CodeType, int]
@@ -27,3 +30,19 @@ def line(where: Place | None) -> str:
     code, offset = where
     number = next((n for start, end, n in code.co_lines() if start <= offset < end and n), code.co_firstlineno)
     return f"{code.co_filename}:{number}: {linecache.getline(code.co_filename, number).strip()}"
+
+
+def variable(where: Place | None) -> str | None:
+    """The variable to which the call at a place is assigned, h in `h = tanh(x)`; None if it is assigned to none."""
+    return None if where is None else _variables(where[0]).get(where[1])
+
+
+@lru_cache(maxsize=4096)
+def _variables(code: CodeType) -> dict[int, str]:
+    """For the offsets of each call whose result is assigned: the name of the variable."""
+    found: dict[int, str] = {}
+    instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
+    for call, store in pairwise(instructions):
+        if store.opname in ("STORE_FAST", "STORE_NAME", "STORE_DEREF", "STORE_GLOBAL"):
+            found.update(dict.fromkeys(range(call.offset, store.offset), store.argval))  # and its inline caches
+    return found

@@ -6,14 +6,17 @@ that a tape holds a whole training step and can be run again on other inputs.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minigrad.arrays import describe, frozen
-from minigrad.core.mode import Watcher, changed, watching
+from minigrad.core.mode import USUAL, Watcher, changed, current, watching
+from minigrad.core.node import Node, birth
 from minigrad.core.op import Op
 from minigrad.core.value import Value
 from minigrad.source import Place, line
@@ -33,8 +36,29 @@ class Entry(NamedTuple):
         return f"{self.op.name}({given}) -> {describe(self.output)}    {line(self.where)}"
 
 
+class Pull(NamedTuple):
+    """A rule at work: the cotangent `g` of what a node made became `cotangent`, a part of that of one input."""
+
+    node: Node
+    g: Any
+    input: str
+    cotangent: Any
+
+
+@dataclass
+class Pass:
+    """A backward pass: its pulls in order, the whole cotangents of the leaves that it reached, and the entries that it
+    wrote, from the first up to the last."""
+
+    first: int
+    last: int
+    pulls: list[Pull] = field(default_factory=list)
+    reached: list[tuple[Any, Any]] = field(default_factory=list)
+
+
 class Tape(Watcher):
-    """What `record()` returns: `entries`, and `replay` to run them again.
+    """What `record()` returns: `entries`, `passes` (which of them are backward's, and for what), and `replay` to run
+    the entries again.
 
     Example:
         >>> import minigrad as mg
@@ -51,6 +75,8 @@ class Tape(Watcher):
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.passes: list[Pass] = []
+        self._births: list[int] = []  # just before those of the entries' nodes, in the order in which they increase
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -68,6 +94,37 @@ class Tape(Watcher):
         if any(y is array for array in arrays):
             raise ValueError(f"{op.name} returned one of its inputs, and a tape can't tell them apart: return a view")
         self.entries.append(Entry(op, tuple(arrays), params, y, where))
+        self._births.append(-birth())
+
+    def begins(self) -> None:
+        """Begin a new pass."""
+        self.passes.append(Pass(len(self.entries), len(self.entries)))
+
+    def backward(self, node: Node, g: Any, name: str, cotangent: Any) -> None:
+        """Write down what a rule made of a cotangent."""
+        if self.passes:  # else the pass began before the tape
+            self.passes[-1].pulls.append(Pull(node, g, name, cotangent))
+            self.passes[-1].last = len(self.entries)
+
+    def reached(self, node: Any, g: Any) -> None:
+        """Write down the cotangent of a leaf."""
+        if self.passes:
+            self.passes[-1].reached.append((node, g))
+            self.passes[-1].last = len(self.entries)
+
+    def entry_of(self, node: Any) -> int | None:
+        """The number of the entry that made a node; None if none did, as for a leaf.
+
+        Example:
+            >>> import minigrad as mg
+            >>> x = mg.Tensor([1.0, 2.0], requires_grad=True)
+            >>> with record() as tape:
+            ...     y = mg.exp(x).sum()
+            >>> tape.entry_of(y.node), tape.entry_of(x.node)
+            (1, None)
+        """
+        k = bisect_left(self._births, -node.birth) - 1  # births go down: a node is born right after its entry
+        return k if k >= 0 and isinstance(node, Node) else None
 
     def replay(self, inputs: Mapping[Any, Any]) -> Replay:
         """Run every entry again, on new values for some of the tensors that came from outside.
@@ -127,6 +184,12 @@ class Replay:
         """The array that stands in the new run where `recorded` stood."""
         array = recorded.array if isinstance(recorded, Value) else recorded
         return self._now.get(id(array), array)
+
+
+def pass_begins() -> None:
+    """Tell the watchers, before a backward pass that was asked for from outside."""
+    for watcher in (current() or USUAL).watchers:
+        watcher.begins()
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from minigrad.core.mode import changed, current, grad_enabled
 from minigrad.core.node import Leaf
 from minigrad.core.value import Value
 from minigrad.ops import add, by_numpy, divide, matmul, multiply, negative, subtract
+from minigrad.tape import pass_begins
 
 Axis = int | tuple[int, ...] | None
 
@@ -271,6 +272,7 @@ class Tensor(Value):
             g = g.array
         retain = create_graph if retain_graph is None else retain_graph
         cls = type(self)
+        pass_begins()
         reached = backward([(self.node, g)], cls, retain_graph=retain, create_graph=create_graph)  # type: ignore[list-item]
         _accumulate(reached, cls, create_graph)
 

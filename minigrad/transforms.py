@@ -28,6 +28,7 @@ from minigrad.core.value import Value
 from minigrad.graph import AnyNode, leading_to
 from minigrad.ops.manipulation import reshape, stack
 from minigrad.pushforward import pushforward
+from minigrad.tape import pass_begins
 from minigrad.tensor import Tensor
 
 __all__ = [
@@ -163,6 +164,7 @@ class _Run:
             for y, g in zip(self.outputs, cotangents, strict=True)
             if g is not None and y.node in self.wanted and _differentiable(y)
         ]
+        pass_begins()
         return backward(
             roots, Tensor, targets=self.targets, wanted=self.wanted, retain_graph=keep, create_graph=recorded
         )

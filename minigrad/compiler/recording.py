@@ -19,15 +19,11 @@ reading them is an error that names the line.
 
 from __future__ import annotations
 
-import dis
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
-from itertools import pairwise
 from operator import is_
-from types import CodeType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +37,7 @@ from minigrad.core.mode import changed, grad_enabled, watching
 from minigrad.core.node import Leaf, Node, birth
 from minigrad.core.op import Op
 from minigrad.core.value import Value
-from minigrad.source import Place, line, place
+from minigrad.source import Place, line, place, variable
 from minigrad.tape import Entry, Tape
 from minigrad.tensor import Tensor
 
@@ -440,10 +436,8 @@ class Recorder(Tape):
     def _name(self, captured: list[Known], updates: list[Any], gradients: list[Any]) -> None:
         """Give names to arrays: of parameters and arguments, and of the variables that calls are assigned to."""
         for entry, after in zip(self.entries, [*self.entries, None][1:], strict=True):
-            if entry.where is not None and (after is None or after.where != entry.where):
-                code, offset = entry.where
-                if (name := _variables(code).get(offset)) is not None:
-                    self.names.setdefault(id(entry.output), name)
+            if (after is None or after.where != entry.where) and (name := variable(entry.where)) is not None:
+                self.names.setdefault(id(entry.output), name)
         for known in captured:
             self.names[id(known.array)] = known.name
         self.names.update((id(array), captured[k].name) for k, array in updates)
@@ -488,14 +482,3 @@ def _digest(x: Any) -> Any:
     if (fixed := constant(x)) is not None:
         return fixed
     return str(x) if isinstance(x, np.dtype) else type(x)
-
-
-@lru_cache(maxsize=4096)
-def _variables(code: CodeType) -> dict[int, str]:
-    """For the offsets of each call whose result is assigned: the name of the variable."""
-    found: dict[int, str] = {}
-    instructions = [i for i in dis.get_instructions(code) if i.opname != "CACHE"]
-    for call, store in pairwise(instructions):
-        if store.opname in ("STORE_FAST", "STORE_NAME", "STORE_DEREF", "STORE_GLOBAL"):
-            found.update(dict.fromkeys(range(call.offset, store.offset), store.argval))  # and its inline caches
-    return found

@@ -19,11 +19,10 @@ from minigrad.arrays import describe
 from minigrad.core.adjoint import add, cast, sum_to
 from minigrad.core.mode import USUAL, Watcher, changed, current
 from minigrad.core.node import Leaf, Node
-from minigrad.core.op import Part, pick
+from minigrad.core.op import Part, _ndarray, pick
 from minigrad.core.value import Value, raw
 from minigrad.source import line
 
-_ndarray = np.ndarray
 AnyNode = Node | Leaf
 
 

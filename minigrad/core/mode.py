@@ -24,6 +24,9 @@ class Watcher:
     def forward(self, op: Any, given: Any, arrays: Any, params: dict[str, Any], y: Any, where: Place | None) -> None:
         """An operation was called: what it was given (values, arrays, or arrays only), and what it computed on."""
 
+    def begins(self) -> None:
+        """Somebody asks for a backward pass, which begins now."""
+
     def backward(self, node: Any, g: Any, name: str, cotangent: Any) -> None:
         """The rule of a node for the input `name` turned `g` into `cotangent`."""
 
