@@ -1,7 +1,8 @@
 """minigrad: an autograd engine to read, to trust and to use.
 
 The names here are the public ones. `Tensor` computes and remembers, `Tensor.backward` and `grad` differentiate, `Op`
-declares operations; `nn`, `optim`, `random`, `data`, `io`, `testing` and `compile` are loaded when they are first used.
+declares operations; `nn`, `optim`, `random`, `data`, `io`, `testing`, `compile`, `explain` and `profile` are loaded
+when they are first used.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from minigrad.transforms import (
 if TYPE_CHECKING:
     from minigrad import data, io, nn, optim, random, testing, trees
     from minigrad.compiler.compile import compile
+    from minigrad.explainer.profile import profile
+    from minigrad.explainer.story import explain
 
 _LAZY = ("data", "io", "nn", "optim", "random", "testing", "trees")
 
@@ -47,6 +50,7 @@ __all__ = [
     "debug",
     "detect_anomaly",
     "enable_grad",
+    "explain",
     "eye",
     "from_numpy",
     "full",
@@ -63,6 +67,7 @@ __all__ = [
     "no_grad",
     "ones",
     "optim",
+    "profile",
     "random",
     "record",
     "stop_gradient",
@@ -80,6 +85,10 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"minigrad.{name}")
     if name == "compile":
         return importlib.import_module("minigrad.compiler.compile").compile
+    if name == "explain":
+        return importlib.import_module("minigrad.explainer.story").explain
+    if name == "profile":
+        return importlib.import_module("minigrad.explainer.profile").profile
     raise AttributeError(f"module 'minigrad' has no attribute {name!r}")
 
 

@@ -1,0 +1,1 @@
+"""Explanations: what a computation did, forward and backward, told step by step."""
