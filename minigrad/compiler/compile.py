@@ -96,7 +96,6 @@ class Version:
             names |= {"generator": random.current, "reached": seen.tensors}
             conditions.append("id(generator().state) not in reached")
         self.holds = generated("True", conditions, names)
-        self.checks = self.program.checks(self.inputs_of(given), self.settled(), self.fixed.holders)
         special = any(self.shared) or self.moving_grads or self.asks_for_leaves
         self.direct = None if special or args is None else self._direct(args, conditions, names)
 
@@ -126,6 +125,11 @@ class Version:
     def settled(self) -> list[np.ndarray]:
         """The arrays of the fixed tensors, those that are updated on homes."""
         return self.fixed.arrays(self.tensors)
+
+    def settle(self, given: Arguments) -> None:
+        """Bring tensors to homes, and write down what arrays are in calls like this one. Not while a recording holds
+        them: whoever is held moves."""
+        self.checks = self.program.checks(self.inputs_of(given), self.settled(), self.fixed.holders)
 
     def same_state(self, seen: Snapshot, given: Arguments) -> bool:
         """Whether what the function depends on is equal, though not the very same objects."""
@@ -229,6 +233,7 @@ class Compiled:
             else:
                 self.direct = []  # which they are may change
                 version = self._recorded(signature, args, kwargs, given)
+                version.settle(given)
                 versions = [v for of_signature in self.versions.values() for v in of_signature]
                 self.direct = [v for v in versions if v.confirmed and v.direct is not None]
             self.last = version
