@@ -174,6 +174,7 @@ class Program:
                 self.slots[begin + len(phase.source.arguments) :][:SIZES] = sizes
         self.places = np.array(self.of_calls or [(0, 0, 0)], np.int64).reshape(-1)
         self.segments = list(self._segments())
+        self.is_divided = any(phase.chunks > 1 for phase in phases)  # else one thread is done before another is awake
         # on one thread, what comes before the first call is done together with `begin`
         self.first = self.segments[0][1] if self.segments and isinstance(self.segments[0], tuple) else 0
         self.later = self.segments[1:] if self.first else self.segments
@@ -284,7 +285,7 @@ class Program:
             The results, then the gradients, fresh and read-only; None if the checks failed, and nothing was done.
         """
         results = list(starmap(np.empty, self.results))
-        threads = num_threads()
+        threads = num_threads() if self.is_divided else 1
         if threads != self.threads:
             self._fit(threads)
         first = self.first if threads == 1 else 0

@@ -124,6 +124,7 @@ class Story:
             if k not in of_backward:
                 self._tell_call(k, entry, counts)
         for number, each in enumerate(tape.passes, 1):
+            self._last = None
             for pull in each.pulls:
                 self._tell_pull(number, pull)
             for node, g in each.reached:
@@ -178,26 +179,28 @@ class Story:
 
     def _tell_pull(self, pass_number: int, pull: Pull) -> None:
         k = self._tape.entry_of(pull.node)
-        call = None if k is None else self._of_entry.get(k)
-        step = self.steps[-1] if self.steps else None
+        call, came = None if k is None else self._of_entry.get(k), bare(pull.g)
         if pull.node.plan.op.name == "pick":
+            if k is not None:
+                self._quantity(self._tape.entries[k].output).cotangent = came
             return
-        if step is None or pull.node is not self._last:
-            self._last, came = pull.node, bare(pull.g)
+        if pull.node is not self._last:
+            self._last = pull.node
             line_of = call.line if call else line(pull.node.plan.where)
-            step = Step(len(self.steps) + 1, pass_number, call, pull.node.plan.op, came, [], line_of)
-            self.steps.append(step)
+            self.steps.append(Step(len(self.steps) + 1, pass_number, call, pull.node.plan.op, came, [], line_of))
             if call is not None:
                 call.made.cotangent = came
+        step = self.steps[-1]
         step.left.append((pull.input, self._input_of(call, pull, step), bare(pull.cotangent)))
 
     def _input_of(self, call: Call | None, pull: Pull, step: Step) -> Quantity:
-        """The input that a cotangent is for. Those of a starred input come one after the other."""
-        op = pull.node.plan.op
+        """The input that a cotangent is for. Those of a starred input that need one come one after the other."""
+        op, parents = pull.node.plan.op, pull.node.parents
         i = op.inputs.index(pull.input)
         if i == op.star:
-            i += sum(name == pull.input for name, *_ in step.left)
-        parent = pull.node.parents[i]
+            needed = [j for j in range(i, len(parents)) if parents[j] is not None and parents[j].requires_grad]
+            i = needed[sum(name == pull.input for name, *_ in step.left)]
+        parent = parents[i]
         quantity = call.given[i] if call is not None else Quantity("", None)
         if type(parent) is Leaf:
             self.quantities[id(parent)] = quantity

@@ -148,10 +148,13 @@ def test_two_passes():
     p = mg.Tensor([3.0], requires_grad=True)
     with mg.record() as tape:
         (p * p).sum().backward()
-        mg.exp(p).sum().backward()
+        y = mg.exp(p)
+        y.backward(retain_graph=True)
+        y.backward()
     story = mg.explain(tape)
-    assert [(s.pass_number, s.op.name) for s in story.steps] == [(1, "sum"), (1, "multiply"), (2, "sum"), (2, "exp")]
-    assert [call.op.name for call in story.calls] == ["multiply", "sum", "exp", "sum"]
+    passes = [(s.pass_number, s.op.name) for s in story.steps]
+    assert passes == [(1, "sum"), (1, "multiply"), (2, "exp"), (3, "exp")]
+    assert [call.op.name for call in story.calls] == ["multiply", "sum", "exp"]
 
 
 def test_what_was_made_before_the_tape():
@@ -168,7 +171,7 @@ def test_several_outputs_and_inputs():
     """One call for both outputs; parts of a concatenation each get their cotangent."""
 
     def f(a, b):
-        low, high = mg.split(mg.concat([a, b, a]), 2)
+        low, high = mg.split(mg.concat([np.zeros(0), a, mg.ones(0), b, a]), 2)
         return mg.sum(low * 2.0) + mg.sum(high * 3.0)
 
     story = mg.explain(f, mg.Tensor([1.0]), mg.Tensor([2.0, 3.0]))
