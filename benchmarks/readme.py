@@ -228,25 +228,43 @@ def training() -> str:
         lines.append((f"`{case}`: {what}", *times, spread(one), spread(two) if two else ""))
     starts = [rows[case, 1]["first_step_by_jax"] for case in STEPS]
     warm, cold = ([start[key] for start in starts] for key in (OURS, OURS + COLD))
-    least = sum(
-        all(row["above_import_mib"][OURS] < mib for name, mib in row["above_import_mib"].items() if name[0] != "m")
-        for row in (rows[case, 1] for case in STEPS)
+    memory = [rows[case, 1]["above_import_mib"] for case in STEPS]
+    less = lambda *others: sum(
+        each[OURS] < min((mib for name, mib in each.items() if name.startswith(others)), default=0) for each in memory
     )
     chain = {name: us / (2 * CHAIN) for name, us in rows["chain", 1]["us"].items()}
     words = (
         f"From the start of a process to its first step it takes {min(warm):.2f} to {max(warm):.2f} of JAX's time if "
         f"the step was compiled before, by any process, and {min(cold):.2f} to {max(cold):.2f} if it was not. The "
-        f"memory above that after the import is the least in {least} of {len(STEPS)} cases. A chain of {2 * CHAIN} "
-        f"tiny operations takes {chain[OURS]:.2f} µs an operation (jax.jit: {chain['JAX']:.2f})."
+        f"memory above that after the import is less than PyTorch's and JAX's in {less('PyTorch', 'JAX')} of "
+        f"{len(STEPS)} cases, less than autograd's in {less('autograd')}, than that of NumPy by hand in "
+        f"{less('NumPy')}. A chain of {2 * CHAIN} tiny operations takes {chain[OURS]:.2f} µs an operation (jax.jit: "
+        f"{chain['JAX']:.2f})."
     )
     columns = ("step", *libraries, "ratio, 1 thread (95 %)", "2 threads")
     return "\n\n".join((measured(found, *PEERS), table(columns, lines), "\n".join(wrap(words, 120))))
+
+
+def memory() -> str:
+    """MiB that a graph of the deep autoencoder keeps, and that a process takes at most, by library."""
+    found = result("memory")
+    rows = [row for row in found["rows"] if row["case"].startswith("deep")]
+    shown = lambda row, what, name: number(rounded(row[what][name])) if name in row[what] else ""
+    names = list(dict.fromkeys(name for row in rows for name in row["above_import"]))
+    lines = [
+        (name, *(shown(row, what, name) for row in rows for what in ("live_activations", "above_import")))
+        for name in names
+    ]
+    batches = [row["case"].rpartition(", ")[2] for row in rows]
+    columns = ("", *(f"{batch}: {what}" for batch in batches for what in ("kept", "peak")))
+    return measured(found, "torch", "jax") + "\n\n" + table(columns, lines)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "checkers": checkers,
     "floor": floor,
     "kernels": kernels,
+    "memory": memory,
     "overhead": overhead,
     "papers": papers,
     "training": training,
