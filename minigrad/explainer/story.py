@@ -271,7 +271,7 @@ def explain(f: Any, *xs: Any) -> Story:
             f"explain: expected a function and its arguments, or a tape, got {f!r:.80}: a result does not know what "
             "is told; compute it, and call its backward(), under `with mg.record() as tape:`, and explain the tape"
         )
-    args = trees.map(_watched, tuple(xs), floats=True)
+    args = tuple(x if hasattr(type(x), "__tree__") else trees.map(_watched, x, floats=True) for x in xs)
     names = _names_of(f, args)
     with enable_grad(), record() as tape:
         y = f(*args)
@@ -285,7 +285,7 @@ def explain(f: Any, *xs: Any) -> Story:
 
 
 def _watched(x: Any) -> Any:
-    """An argument that a gradient can flow to."""
+    """An argument that a gradient can flow to. (Those of a module are left as they are: some are no parameters.)"""
     if isinstance(x, Tensor):
         return x if x.requires_grad or x.dtype.kind != "f" else Tensor(x, requires_grad=True)
     array = np.asarray(x)

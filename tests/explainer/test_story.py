@@ -109,6 +109,18 @@ def test_names():
     assert [q.array.item() for q in constants] == [1.5]
 
 
+def test_a_module_as_an_argument():
+    """It is used as it is: its parameters get gradients, its statistics are updated and get none."""
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm(2))
+    layer, norm = net.layers
+    before = norm.running_mean.data
+    story = mg.explain(lambda net, x: mg.sum(mg.square(net(x))), net, mg.random.normal((4, 3), dtype="float32"))
+    reached = {q.name for q in story.inputs if q.cotangent is not None}
+    assert reached == {"x", *(f"net.layers.{path}" for path in ("0.weight", "0.bias", "1.weight", "1.bias"))}
+    assert not np.array_equal(norm.running_mean.data, before)
+    assert layer.weight.grad is None
+
+
 def test_lines():
     def f(x):
         y = mg.exp(x)
