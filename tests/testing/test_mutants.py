@@ -76,7 +76,7 @@ EQUIVALENT: dict[str, str] = {
     "power, vjp of 'a': × 1.1 in float32": "the rule computes in float64, whatever its inputs are",
     "power, vjp of 'b': × 1.1 in float32": "the rule computes in float64, whatever its inputs are",
     "relu, vjp of 'x': × 1.1 where x < 0": "the cotangent is 0 there",
-    "relu, vjp of 'x': y for x": "y > 0 is where x > 0",
+    "relu, vjp of 'x': x for y": "x > 0 is where y > 0",
 }
 
 
