@@ -1,6 +1,6 @@
 """All benchmarks, each with few rounds: numbers for a look.
 
-    python -m benchmarks                      one after the other, each in a process of its own
+    python -m benchmarks                      one after the other, each in a process of its own: some six minutes
     python -m benchmarks --only matmul training
     python -m benchmarks --list               the questions, and which script answers it
 
