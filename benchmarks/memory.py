@@ -1,6 +1,6 @@
 """How much memory does a training step take, with and without checkpoints, beside PyTorch and JAX?
 
-    python -m benchmarks.memory                     the tables: about a minute
+    python -m benchmarks.memory                     the tables: two minutes
     python -m benchmarks.memory --quick             one round, without what is large
     python -m benchmarks.memory --json --plot       ... also written to benchmarks/results
 

@@ -1,6 +1,6 @@
 """How does the cost grow: with depth, width, batch and threads, forward and backward?
 
-    python -m benchmarks.scaling                     the tables: two minutes
+    python -m benchmarks.scaling                     the tables: three minutes
     python -m benchmarks.scaling --quick             few rounds, chains of at most 100,000 operations
     python -m benchmarks.scaling --json --plot       ... also written to benchmarks/results
 

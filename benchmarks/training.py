@@ -1,6 +1,6 @@
 """How long does a training step take, compiled and eager, beside PyTorch, JAX, autograd, MyGrad and NumPy by hand?
 
-    python -m benchmarks.training                     all cases on one thread and on all: more than an hour
+    python -m benchmarks.training                     all cases on one thread and on all: 45 minutes on two cores
     python -m benchmarks.training --cases ae32 gan --peers torch,jax --threads 1
     python -m benchmarks.training --quick             one case and few rounds: numbers for a look only
     python -m benchmarks.training --json --plot       ... also written to benchmarks/results, each case when it is
