@@ -47,7 +47,7 @@ def save(path: str | os.PathLike[str], tree: Any, text: str = "") -> None:
     if not arrays:
         raise ValueError(f"save: {type(tree).__name__} holds no tensors")
     metadata = {"minigrad": str(VERSION)} | ({"text": text} if text else {})
-    _write(Path(path), numpy_format.save(arrays, metadata=metadata))
+    write_whole(Path(path), numpy_format.save(arrays, metadata=metadata))
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -150,7 +150,7 @@ def _safetensors() -> Any:
     return safetensors
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is never seen half-written: under another name, to the disk, then renamed."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

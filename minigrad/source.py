@@ -8,7 +8,8 @@ import os
 import sys
 from functools import lru_cache
 from itertools import pairwise
-from types import CodeType
+from types import CodeType, FrameType
+from typing import Any
 
 Place = tuple[CodeType, int]
 
@@ -23,13 +24,33 @@ def place() -> Place | None:
     return None if frame is None else (frame.f_code, frame.f_lasti)
 
 
+def callees() -> tuple[Any, ...]:
+    """The modules, objects with a `__tree__`, whose `__call__` runs right now, the outermost first."""
+    found: list[Any] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__call__" and code.co_argcount and code.co_qualname != "Op.__call__":
+            called = frame.f_locals.get(code.co_varnames[0])
+            if hasattr(type(called), "__tree__"):
+                found.append(called)
+        frame = frame.f_back
+    return tuple(reversed(found))
+
+
 def line(where: Place | None) -> str:
     """'file.py:12: y = log(x)', or how to get it when it was not remembered."""
     if where is None:
         return "source line unknown: run the forward pass under minigrad.debug() to see it"
+    file, number = location(where)
+    return f"{file}:{number}: {linecache.getline(file, number).strip()}"
+
+
+def location(where: Place) -> tuple[str, int]:
+    """The file of a place, and the number of the line."""
     code, offset = where
     number = next((n for start, end, n in code.co_lines() if start <= offset < end and n), code.co_firstlineno)
-    return f"{code.co_filename}:{number}: {linecache.getline(code.co_filename, number).strip()}"
+    return code.co_filename, number
 
 
 def variable(where: Place | None) -> str | None:

@@ -19,7 +19,7 @@ from minigrad.core.mode import USUAL, Watcher, changed, current, watching
 from minigrad.core.node import Node, birth
 from minigrad.core.op import Op
 from minigrad.core.value import Value
-from minigrad.source import Place, line
+from minigrad.source import Place, callees, line
 
 
 class Entry(NamedTuple):
@@ -57,8 +57,8 @@ class Pass:
 
 
 class Tape(Watcher):
-    """What `record()` returns: `entries`, `passes` (which of them are backward's, and for what), and `replay` to run
-    the entries again.
+    """What `record()` returns: `entries`, `passes` (which of them are backward's, and for what), `modules` (for each
+    entry those inside of whose calls it was written, the outermost first), and `replay` to run the entries again.
 
     Example:
         >>> import minigrad as mg
@@ -76,6 +76,7 @@ class Tape(Watcher):
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.passes: list[Pass] = []
+        self.modules: list[tuple[Any, ...]] = []
         self._births: list[int] = []  # just before those of the entries' nodes, in the order in which they increase
 
     def __len__(self) -> int:
@@ -94,6 +95,7 @@ class Tape(Watcher):
         if any(y is array for array in arrays):
             raise ValueError(f"{op.name} returned one of its inputs, and a tape can't tell them apart: return a view")
         self.entries.append(Entry(op, tuple(arrays), params, y, where))
+        self.modules.append(callees())
         self._births.append(-birth())
 
     def begins(self) -> None:

@@ -1,9 +1,9 @@
 """Reverse mode: vector-Jacobian products composed, youngest node first.
 
-`pull` is one node's share: its rules turn the cotangent of its output into those of its inputs. `backward` is the loop
-around it: births are a topological order, so a heap that yields the youngest pending node is all the sorting there is,
-and nothing recurses. The rules run on arrays; if the pass is to be differentiated again, or a tape listens, the very
-same rules run on values instead.
+A node's share is to turn the cotangent of its output, by its rules, into those of its inputs. `backward` is the loop
+around that: births are a topological order, so a heap that yields the youngest pending node is all the sorting there
+is, and nothing recurses. The rules run on arrays; if the pass is to be differentiated again, or a tape listens, the
+very same rules run on values instead.
 """
 
 from __future__ import annotations
@@ -151,13 +151,13 @@ def backward(
             if plan.guarded and not recorded:
                 g.setflags(0)  # others may hold it, and a rule of a user's own might write into it
             saved, pulls = (with_history(node, cls), plan.pulls) if recorded else (node.saved, plan.fused_pulls)
-            parents = node.parents
             for i, rule, uses in pulls:
-                parent = parents[i]
+                parent = node.parents[i]
                 if wanted is not None and parent not in wanted and i != plan.op.star:
                     continue
                 c = rule(g, *saved) if uses is None else rule(g, *saved[uses])
-                if type(c) is not _ndarray or c.shape != parent.shape or c.dtype is not parent.dtype or watchers:
+                is_plain = type(c) is _ndarray and parent is not None and not watchers  # a starred one may have no node
+                if not is_plain or c.shape != parent.shape or c.dtype is not parent.dtype:
                     for receiver, cotangent in conformed(node, i, c, wanted):
                         for watcher in watchers:
                             watcher.backward(node, g, plan.op.inputs[i], cotangent)

@@ -14,10 +14,13 @@ draws it.
 from __future__ import annotations
 
 import inspect
+import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +29,10 @@ from minigrad import trees
 from minigrad.compiler.guards import look
 from minigrad.core.backward import backward
 from minigrad.core.mode import enable_grad
-from minigrad.core.node import Leaf
+from minigrad.core.node import Leaf, Node
 from minigrad.core.op import Op, Part
 from minigrad.core.value import Value, raw
+from minigrad.io import write_whole
 from minigrad.source import line, variable
 from minigrad.tape import Entry, Pass, Pull, Tape, record
 from minigrad.tensor import Tensor
@@ -65,17 +69,31 @@ class Call:
     Attributes:
         number: its place among the calls, from 1.
         given: the inputs, in order.
-        params: its other parameters.
         made: the output.
-        line: 'file.py:12: y = log(x)'.
+        entry: the call as the tape has it.
+        modules: those that were called around it, the outermost first: 'net.layers.0: Linear'.
     """
 
     number: int
-    op: Op
     given: list[Quantity]
-    params: dict[str, Any]
     made: Quantity
-    line: str
+    entry: Entry
+    modules: tuple[str, ...] = ()
+
+    @property
+    def op(self) -> Op:
+        """Its operation."""
+        return self.entry.op
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Its other parameters."""
+        return self.entry.params
+
+    @property
+    def line(self) -> str:
+        """'file.py:12: y = log(x)'."""
+        return line(self.entry.where)
 
 
 @dataclass
@@ -86,19 +104,27 @@ class Step:
         number: its place among the steps, from 1.
         pass_number: of the backward pass that it belongs to, from 1.
         call: the call whose rules ran; None if it was made outside of the tape.
-        op: its operation.
+        node: the node that has them.
         came: the cotangent of its output.
         left: for each rule that ran the input's name in the record, the input, and its cotangent from here.
-        line: the call's.
     """
 
     number: int
     pass_number: int
     call: Call | None
-    op: Op
+    node: Node
     came: Any
     left: list[tuple[str, Quantity, Any]] = field(default_factory=list)
-    line: str = ""
+
+    @property
+    def op(self) -> Op:
+        """Its operation."""
+        return self.node.plan.op
+
+    @property
+    def line(self) -> str:
+        """The call's."""
+        return line(self.node.plan.where)
 
 
 class Story:
@@ -110,12 +136,13 @@ class Story:
         inputs: what came from outside: arguments, parameters, constants.
     """
 
-    def __init__(self, tape: Tape, names: Mapping[int, str]):
+    def __init__(self, tape: Tape, names: Mapping[int, str], module_names: Mapping[int, str]):
         self.calls: list[Call] = []
         self.steps: list[Step] = []
         self.quantities: dict[int, Quantity] = {}  # by the id of their array, or of the node of a leaf
         self._tape = tape  # keeps the arrays
         self._names = {**_variables(tape), **names}
+        self._module_names = module_names
         self._of_entry: dict[int, Call] = {}
         self._last: Any = None  # the node whose rules ran last
         of_backward = {k for each in tape.passes for k in _entries_of(tape, each)}
@@ -154,6 +181,39 @@ class Story:
 
         return mermaid(self)
 
+    def html(self, path: str | os.PathLike[str], seconds: float = 5.0) -> Path:
+        """Write the story as a page to step through, with its graph: one file that needs nothing else.
+
+        Args:
+            path: where it goes. The folder must be there; a file of that name is replaced, in one piece.
+            seconds: how long rules are compared with finite differences, those with few numbers first; at least one is.
+
+        Returns:
+            The path.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+
+        Example:
+            >>> import tempfile
+            >>> import minigrad as mg
+            >>> story = mg.explain(lambda x: mg.sum(mg.exp(x)), mg.Tensor([1.0, 2.0]))
+            >>> story.html(Path(tempfile.mkdtemp()) / "step.html").name
+            'step.html'
+        """
+        from minigrad.explainer.page import page
+
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"html: expected a folder {path.parent}, and there is none: make it first")
+        write_whole(path, page(self, seconds).encode())
+        return path
+
+    def _repr_html_(self) -> str:
+        from minigrad.explainer.page import framed
+
+        return framed(self, 3.0)  # whoever looks at a notebook waits
+
     def _tell_call(self, k: int, entry: Entry, counts: dict[str, int]) -> None:
         if entry.op.name == "pick":  # one of several outputs is no call of its own
             self._tell_output(entry)
@@ -161,7 +221,8 @@ class Story:
         given = [self._quantity(array) for array in entry.inputs]
         counts[entry.op.name] = counts.get(entry.op.name, 0) + 1
         name = self._names.get(id(entry.output)) or f"{entry.op.name}_{counts[entry.op.name]}"
-        call = Call(len(self.calls) + 1, entry.op, given, entry.params, Quantity(name, entry.output), line(entry.where))
+        modules = tuple(self._module_names.get(id(m)) or type(m).__name__ for m in self._tape.modules[k])
+        call = Call(len(self.calls) + 1, given, Quantity(name, entry.output), entry, modules)
         call.made.call = call.number
         self.quantities[id(entry.output)] = call.made
         self._of_entry[k] = call
@@ -186,8 +247,7 @@ class Story:
             return
         if pull.node is not self._last:
             self._last = pull.node
-            line_of = call.line if call else line(pull.node.plan.where)
-            self.steps.append(Step(len(self.steps) + 1, pass_number, call, pull.node.plan.op, came, [], line_of))
+            self.steps.append(Step(len(self.steps) + 1, pass_number, call, pull.node, came))
             if call is not None:
                 call.made.cotangent = came
         step = self.steps[-1]
@@ -265,14 +325,15 @@ def explain(f: Any, *xs: Any) -> Story:
         if xs:
             raise TypeError("explain takes a tape alone, or a function and its arguments")
         frame = sys._getframe(1)
-        return Story(f, _named_tensors({**frame.f_globals, **frame.f_locals}))
+        around = {**frame.f_globals, **frame.f_locals}
+        return Story(f, _named_tensors(around), _named_modules(around))
     if isinstance(f, Value) or not callable(f):
         raise TypeError(
             f"explain: expected a function and its arguments, or a tape, got {f!r:.80}: a result does not know what "
             "is told; compute it, and call its backward(), under `with mg.record() as tape:`, and explain the tape"
         )
     args = tuple(x if hasattr(type(x), "__tree__") else trees.map(_watched, x, floats=True) for x in xs)
-    names = _names_of(f, args)
+    names, module_names = _names_of(f, args)
     with enable_grad(), record() as tape:
         y = f(*args)
         if not isinstance(y, Tensor):
@@ -281,7 +342,7 @@ def explain(f: Any, *xs: Any) -> Story:
             raise ValueError("explain: no gradient flows to the result, which depends on no floating-point input")
         tape.begins()
         backward([(y.node, np.ones(y.shape, y.dtype))], Tensor)
-    return Story(tape, names)
+    return Story(tape, names, module_names)
 
 
 def _watched(x: Any) -> Any:
@@ -292,18 +353,26 @@ def _watched(x: Any) -> Any:
     return Tensor(array, requires_grad=array.dtype.kind == "f")
 
 
-def _names_of(f: Callable[..., Any], args: tuple[Any, ...]) -> dict[int, str]:
-    """What people call tensors, by the ids of their arrays: by the function's variables, or its parameters."""
+def _names_of(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[dict[int, str], dict[int, str]]:
+    """What people call tensors, by the ids of their arrays, and modules, by theirs: by the function's variables, or its
+    parameters."""
     names: dict[int, str] = {}
+    module_names = _named_modules({type(f).__name__: f})
     with suppress(RuntimeError):  # of what can't be looked through
-        names.update((id(x.array), path) for x, path in look(f, {}).tensors.values())
+        found = look(f, {}).tensors.values()
+        names.update((id(x.array), re.sub(r"\[(\d+)\]", r".\1", path)) for x, path in found)  # as in `parameters()`
+    with suppress(TypeError):  # of what is no function of Python's
+        used = inspect.getclosurevars(f)
+        module_names.update(_named_modules({**used.globals, **used.nonlocals}))
     try:
         roots = [p.name for p in inspect.signature(f).parameters.values() if p.kind is not p.VAR_POSITIONAL]
     except (TypeError, ValueError):  # a builtin
         roots = []
     for k, x in enumerate(args):
-        names.update(_named_tensors({roots[k] if k < len(roots) else f"x{k + 1}": x}))
-    return names
+        given = {roots[k] if k < len(roots) else f"x{k + 1}": x}
+        names.update(_named_tensors(given))
+        module_names.update(_named_modules(given))
+    return names, module_names
 
 
 def _named_tensors(variables: Mapping[str, Any]) -> dict[int, str]:
@@ -316,4 +385,25 @@ def _named_tensors(variables: Mapping[str, Any]) -> dict[int, str]:
             for path, leaf in trees.named_leaves(x):
                 if isinstance(leaf, Tensor):
                     found.setdefault(id(leaf.array), f"{name}.{path}")
+    return found
+
+
+def _named_modules(variables: Mapping[str, Any]) -> dict[int, str]:
+    """The modules that variables hold, and those inside of these, with path and class, by their ids."""
+    found: dict[int, str] = {}
+    seen: set[int] = set()
+    pending = list(variables.items())[::-1]
+    while pending:
+        path, x = pending.pop()
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        if not isinstance(x, type) and hasattr(x, "__tree__"):
+            found[id(x)] = path if path == type(x).__name__ else f"{path}: {type(x).__name__}"
+            children: Iterable[tuple[Any, Any]] = x.__tree__()[0].items()
+        elif isinstance(x, dict):
+            children = x.items()
+        else:
+            children = enumerate(x) if type(x) in (list, tuple) else ()
+        pending += [(f"{path}.{key}", child) for key, child in children][::-1]
     return found

@@ -209,6 +209,17 @@ def test_of_starred_inputs_too_only_wanted_ones():
     assert set(backward([(y.node, np.ones(4))], Tensor, wanted={y.node, z.node})) == {z.node}
 
 
+def test_a_starred_rule_may_return_one_array():
+    """Also if the first of the inputs is a constant, which has no node."""
+    rule = lambda g, xs: np.stack([k * np.asarray(g) for k in range(len(xs))])
+    op = Op("weighted", lambda *xs: sum(k * x for k, x in enumerate(xs)), {"xs": rule}, kind="linear")
+    x, z = Tensor([1.0, 2.0], requires_grad=True), Tensor([3.0, 4.0], requires_grad=True)
+    op(1.0, x, z).sum().backward()
+    assert (x.grad.data.tolist(), z.grad.data.tolist()) == ([1.0, 1.0], [2.0, 2.0])
+    op(x, z).sum().backward()
+    assert (x.grad.data.tolist(), z.grad.data.tolist()) == ([1.0, 1.0], [3.0, 3.0])
+
+
 def test_constants_get_no_cotangent():
     calls = []
 

@@ -98,8 +98,8 @@ def test_names():
     story = mg.explain(f, np.ones((2, 2), "float32"), {"a": mg.Tensor([[1.0]])}, 3.0)
     assert [q.name for q in story.inputs] == [
         "batch",
-        "net.layers[0].weight",
-        "net.layers[0].bias",
+        "net.layers.0.weight",
+        "net.layers.0.bias",
         "pair.a",
         "A",
         "scale",
