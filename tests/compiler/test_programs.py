@@ -146,6 +146,16 @@ def test_the_number_of_threads_changes_between_calls() -> None:
     assert num_threads() == before
 
 
+@pytest.mark.parametrize(("rows", "used"), [(4, 1), (2000, 3)])
+def test_threads_are_used_where_there_is_something_to_share(rows: int, used: int) -> None:
+    case = Case()
+    case.outputs = [case.do("exp", case.leaf("input", (rows, 50)))]
+    program = compiled(case)
+    with threads(3):
+        program(case.drawn(0)[0], [])
+    assert program.threads == used
+
+
 @pytest.mark.parametrize("sizes", [((90, 64), (20, 30), (40, 7), (6, 90)), ((1000, 64), (1300, 30))])
 def test_threads_at_work_on_different_products_have_memory_of_their_own(sizes: tuple[tuple[int, int], ...]) -> None:
     """States less products, which are computed in the thread's own memory; none waits for another."""
