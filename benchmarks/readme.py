@@ -26,7 +26,7 @@ from benchmarks.steps import LIBRARIES
 from benchmarks.training import COLD, OURS, PEERS
 
 ROOT = Path(__file__).parent.parent
-FILES = ("README.md", "docs/compiler.md")
+FILES = ("README.md", "docs/pages/compiler.md")
 MARKS = re.compile(r"(<!-- (\w+): [^>]* -->\n).*?(<!-- end -->)", re.S)
 
 Result = dict[str, Any]
