@@ -133,6 +133,67 @@ def test_a_whole_pass_is_stepped_through_with_the_numbers_of_python(browser: Bro
     assert f"step {len(story.steps)} of" in browser.one("#where").text
 
 
+def test_gradients_move_only_along_what_rules_returned(browser: Browser) -> None:
+    """Not to labels, which have none, nor in the second pass along what the first one used."""
+    x, y = mg.Tensor([0.5, -1.0], requires_grad=True), mg.Tensor([2.0, 3.0], requires_grad=True)
+    with mg.record() as tape:
+        z = mg.where(mg.Tensor([True, False]), x, y) * x
+        z[0].backward(retain_graph=True)
+        z[1].backward()
+    story = mg.explain(tape)
+    browser.open(story)
+    browser.type(*[Keys.ARROW_RIGHT] * len(story.calls))
+    for step in story.steps:
+        browser.type(Keys.ARROW_RIGHT)
+        assert len(browser.all(".edge.moving")) == len({quantity.name for _, quantity, _ in step.left})
+    assert len(browser.all(".edge.pulled")) == len(browser.all(".edge")) - 1  # but for the labels
+
+
+def nested() -> Story:
+    """Branches, an input that is used everywhere, modules in modules."""
+    with mg.random.use(mg.random.Generator(3)):
+        net, x = nn.Sequential(Net(), nn.Linear(3, 3), Net()).astype("float64"), mg.random.normal((2, 3))
+
+    def f(x: Any) -> Any:
+        y = net(x)
+        return mg.mean(mg.square(y - x)) + mg.sum(mg.abs(x)) * mg.sum(mg.sin(y) * mg.cos(x))
+
+    return mg.explain(f, x)
+
+
+def many() -> Story:
+    """A wide sum."""
+
+    def f(xs: Any) -> Any:
+        return sum((mg.sin(x) * x for x in xs), start=mg.Tensor(0.0))
+
+    return mg.explain(f, [mg.Tensor(float(k)) for k in range(20)])
+
+
+@pytest.mark.parametrize("story", [network, nested, many])
+def test_nodes_stand_apart_and_edges_go_to_the_right(browser: Browser, story: Any) -> None:
+    browser.open(story())
+    for button in ("unfold", "fold"):
+        browser.one(f"#{button}").click()
+        boxes = """return [...document.querySelectorAll(".node")].map(n => {
+            const r = n.querySelector("rect").getBoundingClientRect(); return [r.left, r.right, r.top, r.bottom] })"""
+        left, right, top, bottom = np.array(browser.script(boxes)).T
+        apart = lambda low, high: (low[:, None] > high) | (low > high[:, None])
+        assert np.all(apart(left, right) | apart(top, bottom) | np.eye(len(left), dtype=bool))
+        ends = "return drawn.edges.map(e => [e.points[0], e.points.at(-1)].map(p => [p.x, p.width]))"
+        for (start, from_width), (end, to_width) in browser.script(ends):
+            assert start + from_width / 2 < end - to_width / 2
+
+
+def test_a_chain_is_level(browser: Browser) -> None:
+    """Beside what comes from outside, and under an edge that passes it by."""
+    browser.open(network())
+    browser.one("#unfold").click()
+    heights = browser.script("return [...drawn.nodes.values()].filter(n => n.item !== null).map(n => [n.first, n.y])")
+    layers = [y for name, y in heights if name in ("linear", "tanh")]
+    assert max(layers) - min(layers) < 3
+
+
 def test_a_node_tells_its_jacobian_verdict_and_cost(browser: Browser) -> None:
     story = mg.explain(lambda x: mg.sum(mg.tanh(x)), mg.Tensor([0.5, -1.0]))
     browser.open(story)
