@@ -75,7 +75,8 @@ def unsymmetric(gradient: Subject, count: int) -> Finding | None:
     a, b = point.pull(w)[:n], point.pull(v)[:n]
     off, bound = abs(a @ v - b @ w), 2.0**12 * point.eps * (np.abs(a) @ np.abs(v) + np.abs(b) @ np.abs(w)) + TINY
     if off > bound:
-        bound += NOISY * (point.pull_noise(w, lambda bar: bar[:n] @ v) + point.pull_noise(v, lambda bar: bar[:n] @ w))
+        rough = point.pull_noise(np.array([w, v]), lambda bars: np.sum(bars[:, :n] * [v, w], axis=1))
+        bound += NOISY * np.sum(rough)
     if not off > bound:
         return None
     return Finding("fail", "the Hessian is not symmetric", "", f"⟨v, H·w⟩ = {a @ v:.12g}, but ⟨w, H·v⟩ = {b @ w:.12g}")
@@ -211,7 +212,7 @@ class _Trial:
         off = np.where(np.isfinite(got) & np.isfinite(want), np.abs(got - want), 0.0)
         if np.any(off > bound) and not self.findings:
             if u is not None:
-                bound = bound + NOISY * self.point.largest(self.point.pull_noise(u, lambda bar: bar))
+                bound = bound + NOISY * self.point.largest(self.point.pull_noise(u[None], lambda bars: bars[0]))
             if np.any(off > bound):
                 i = int(np.argmax(np.where(off > bound, off, -1.0)))
                 self.fail(what, self.point.entry(i), f"{got[i]:.12g} on the left, {want[i]:.12g} on the right")
@@ -276,7 +277,7 @@ class _Trial:
     def generously(self, v: Array, truth: Truth) -> Comparison:
         """The comparison along v where the rounding of the rule itself is allowed for."""
         point = self.point
-        rough = np.array([point.pull_noise(u, lambda bar: bar @ v) for u in self.us])
+        rough = point.pull_noise(self.us, lambda bars: bars @ v)
         return compared(point, self.us, self.x_bars, v[None], truth.alone, rough[:, None])
 
     def disagrees(self, j: int, v: Array, truth: Truth) -> None:
@@ -379,7 +380,7 @@ class _Trial:
         bound = 2.0**12 * point.eps * terms + NOISY * np.abs(us) @ np.max(self.noise, axis=0)
         off = (np.abs(a - b) > bound) & np.isfinite(a - b)
         if np.any(off):
-            bound += NOISY * np.array([point.pull_noise(u, lambda bar: bar @ v) for u in us])
+            bound += NOISY * point.pull_noise(us, lambda bars: bars @ v)
             bound += NOISY * point.push_noise(v, lambda dot: us @ dot)
         return off & (np.abs(a - b) > bound)
 

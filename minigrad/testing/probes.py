@@ -151,10 +151,16 @@ class Point:
             raise Wrong(f"the JVP raised {type(error).__name__}: {error}") from error
         return None if dots is None else self.folded(dots)
 
-    def pull_noise(self, u: Array, read: Callable[[Array], Array]) -> Array:
-        """The rounding noise of what is read from the VJP: measured like that of the function, and by its sway."""
-        swayed = [read(self.strung(bars)) for bars in self.subject.shaken(SHAKES, us=self.unfolded(u))]
-        return self._rough(swayed, read(self.pull(u)), lambda there: read(self.pull(u, there)))
+    def pull_noise(self, us: Array, read: Callable[[Array], Array]) -> Array:
+        """The rounding noise of what is read from the VJPs of some cotangents, (cotangents, n): measured like that of
+        the function, and by its sway. All of them share the forward at each point."""
+        shaken = [self.subject.shaken(SHAKES, us=self.unfolded(u)) for u in us]
+        swayed = [read(np.array(list(map(self.strung, bars)))) for bars in zip(*shaken, strict=True)]
+
+        def pulled(there: Subject | None = None) -> Array:
+            return read(np.array([self.pull(u, there) for u in us]))
+
+        return self._rough(swayed, pulled(), pulled)
 
     def push_noise(self, v: Array, read: Callable[[Array], Array]) -> Array:
         """The rounding noise of what is read from the JVP."""
