@@ -5,6 +5,7 @@ Hypothesis has the profiles `dev`, the default, `ci` where CI is set, and `deep`
 Choose with HYPOTHESIS_PROFILE=deep, or `pytest --hypothesis-profile=deep`.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -20,6 +21,12 @@ settings.register_profile(
     "deep", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end: the garbage collector need not look through them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
