@@ -1,4 +1,6 @@
-"""What all tests share: operations that a test declares are forgotten, and how Hypothesis runs.
+"""What all tests share: operations that a test declares are forgotten, how Hypothesis runs, and in how many processes.
+
+All of them run in as many processes as there are processors, tests that are named in one: add `-n 2` for two.
 
 Hypothesis has the profiles `dev`, the default, `ci` where CI is set, and `deep` when asked for.
 
@@ -21,6 +23,11 @@ settings.register_profile(
     "deep", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """The whole suite is shared out to as many processes as there are processors; tests that are named are run here."""
+    return None if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
 def pytest_collection_finish() -> None:
