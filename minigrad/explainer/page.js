@@ -92,13 +92,11 @@ function seenIn(call) {
   return item;
 }
 
-// Where gradients went: for each call the steps of it, and the pairs of value and call along which a cotangent left.
-const stepsOf = calls.map(() => []);
+// Where gradients went: the steps in which a cotangent left a call for a value, one for each pass.
 const pulled = new Map();
+const pulls = (value, call) => pulled.get(`${value} ${call}`) ?? [];
 steps.forEach((step, k) => {
-  if (step.call === null) return;
-  stepsOf[step.call].push(k);
-  for (const [, value] of step.left) pulled.set(`${value} ${step.call}`, k);
+  for (const [, value] of step.left) pulled.set(`${value} ${step.call}`, [...pulls(value, step.call), k]);
 });
 const usersOf = values.map(() => []);
 calls.forEach((call, k) => call.given.forEach((value) => usersOf[value].push(k)));
@@ -362,6 +360,7 @@ function zoom(factor) {
 const callAt = (position) => (position > 0 && position <= calls.length ? position - 1 : null);
 const stepAt = (position) => (position > calls.length ? position - calls.length - 1 : null);
 const lastPosition = calls.length + steps.length;
+const passes = steps.at(-1)?.pass ?? 0;
 
 function go(position) {
   state.position = Math.min(lastPosition, Math.max(0, position));
@@ -392,11 +391,10 @@ function paint() {
     colour(node, state.byGradient ? scale : null);
   }
   for (const edge of drawn.edges) {
-    const back = (use) => pulled.get(use.join(" "));
-    const moving = step === null ? edge.uses.some(([, user]) => user === call) : edge.uses.some((use) => use[1] === current && back(use) === step);
+    const moving = edge.uses.some((use) => (step === null ? use[1] === call : pulls(...use).includes(step)));
     edge.element.classList.toggle("moving", moving);
     edge.element.classList.toggle("done", edge.uses.some(([, user]) => user < done));
-    edge.element.classList.toggle("pulled", step !== null && edge.uses.some((use) => back(use) <= step));
+    edge.element.classList.toggle("pulled", step !== null && edge.uses.some((use) => pulls(...use)[0] <= step));
   }
   byId("position").value = state.position;
   const where = position();
@@ -506,7 +504,6 @@ function toldStep(call, step) {
   if (step !== null) {
     const { op, call: of, came, left, formula: text, pass } = steps[step];
     const name = of === null ? "what was made before the tape" : calls[of].name;
-    const passes = steps[steps.length - 1].pass;
     return [
       html("h2", {}, `Backward, step ${step + 1} of ${steps.length}: ${op}`, passes > 1 && html("span", { class: "soft" }, `, pass ${pass}`)),
       formula(text, true),
@@ -542,7 +539,7 @@ function toldNode(node) {
   const value = values[node.item === null ? node.value : calls[node.item].made];
   const told = [html("h2", {}, node.item === null ? `Input ${value.name}` : `Call ${node.item + 1}: ${value.name} = ${calls[node.item].text}`)];
   if (node.item !== null) told.push(...toldCall(node.item));
-  told.push(html("h3", {}, "value"), picture(value.array, value.name), html("h3", {}, "cotangent, all of it"));
+  told.push(html("h3", {}, "value"), picture(value.array, value.name), html("h3", {}, passes > 1 ? "cotangent of the last pass that came" : "cotangent, all of it"));
   told.push(value.cotangent === null ? html("p", { class: "soft" }, "no gradient came here") : picture(value.cotangent, value.name));
   return told;
 }

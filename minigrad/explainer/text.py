@@ -40,7 +40,7 @@ def told(story: Story) -> str:
         lines += _step(step)
     reached = [x for x in story.inputs if x.cotangent is not None]
     if reached:
-        lines += ["", "gradients"]
+        lines += ["", "gradients" if story.steps[-1].pass_number == 1 else "gradients, of the last pass that came"]
         gradients = [(label(x) or "an input", shape(x.cotangent), numbers(x.cotangent)) for x in reached]
         name_width, shape_width = (max(len(row[k]) for row in gradients) for k in (0, 1))
         lines += [f"      {name:{name_width}}  {of:{shape_width}}  {values}" for name, of, values in gradients]

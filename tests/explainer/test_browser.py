@@ -136,8 +136,9 @@ def test_a_whole_pass_is_stepped_through_with_the_numbers_of_python(browser: Bro
 def test_gradients_move_only_along_what_rules_returned(browser: Browser) -> None:
     """Not to labels, which have none, nor in the second pass along what the first one used."""
     x, y = mg.Tensor([0.5, -1.0], requires_grad=True), mg.Tensor([2.0, 3.0], requires_grad=True)
+    labels = mg.Tensor([True, False])
     with mg.record() as tape:
-        z = mg.where(mg.Tensor([True, False]), x, y) * x
+        z = mg.where(labels, x, y) * x
         z[0].backward(retain_graph=True)
         z[1].backward()
     story = mg.explain(tape)
