@@ -277,7 +277,7 @@ class _Trial:
     def generously(self, v: Array, truth: Truth) -> Comparison:
         """The comparison along v where the rounding of the rule itself is allowed for."""
         point = self.point
-        rough = point.pull_noise(self.us, lambda bars: bars @ v)
+        rough = point.dot_noise(self.us, v)
         return compared(point, self.us, self.x_bars, v[None], truth.alone, rough[:, None])
 
     def disagrees(self, j: int, v: Array, truth: Truth) -> None:
@@ -380,7 +380,7 @@ class _Trial:
         bound = 2.0**12 * point.eps * terms + NOISY * np.abs(us) @ np.max(self.noise, axis=0)
         off = (np.abs(a - b) > bound) & np.isfinite(a - b)
         if np.any(off):
-            bound += NOISY * point.pull_noise(us, lambda bars: bars @ v)
+            bound += NOISY * point.dot_noise(us, v)
             bound += NOISY * point.push_noise(v, lambda dot: us @ dot)
         return off & (np.abs(a - b) > bound)
 

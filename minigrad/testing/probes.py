@@ -20,6 +20,7 @@ Array = np.ndarray[Any, Any]
 
 MOST = 4096  # outputs; sums over blocks of them stand for more
 SHAKES = 6  # how often numbers are shaken to see how a VJP sways
+TERMS = 2**14  # of inner products of all cotangents, up to which each is measured by itself
 FEW = 12  # up to so many entries are probed one by one
 
 
@@ -161,6 +162,23 @@ class Point:
             return read(np.array([self.pull(u, there) for u in us]))
 
         return self._rough(swayed, pulled(), pulled)
+
+    def dot_noise(self, us: Array, v: Array) -> Array:
+        """The rounding noise of ⟨VJP(u), v⟩ for some cotangents, (cotangents,).
+
+        A term that stands still nearby, as 1 - tanh² far out, hides its noise in a sum with others that move: where
+        there are not too many, each is measured by itself, too.
+        """
+        alone = us.shape[0] * len(self.x) <= TERMS
+
+        def read(bars: Array) -> Array:
+            terms = bars * v
+            total = np.sum(terms, axis=1, keepdims=True)
+            return np.hstack([total, terms]) if alone else total
+
+        rough = self.pull_noise(us, read)
+        of_terms = np.where(np.isfinite(rough[:, 1:]), rough[:, 1:], 0.0)
+        return np.maximum(rough[:, 0], np.sqrt(np.sum(of_terms**2, axis=1)))
 
     def push_noise(self, v: Array, read: Callable[[Array], Array]) -> Array:
         """The rounding noise of what is read from the JVP."""

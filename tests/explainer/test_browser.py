@@ -113,6 +113,7 @@ def test_a_whole_pass_is_stepped_through_with_the_numbers_of_python(browser: Bro
             close(table, quantity.array)
         assert call.line.endswith(browser.one("[aria-current]").text.split(maxsplit=1)[1])
         assert len(browser.all(".node.current")) == 1
+        assert len(browser.all(".node.call:not(.later)")) == call.number
     for step in story.steps:
         browser.type(Keys.ARROW_RIGHT)
         assert browser.one("#where").text == f"backward, step {step.number} of {len(story.steps)}: {step.op.name}"

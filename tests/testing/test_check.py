@@ -343,3 +343,13 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_infinity_near_the_point_is_no_slope() -> None:
     """1 to the power -1e30 is 0 on one side of 1 and infinite on the other, within the rounding of 1."""
     assert check(mg.pow, np.array(1.0), np.array(-1e30)).verdict == "unsure"
+
+
+@pytest.mark.parametrize("x", [[8.5], [0.5, 8.5], [0.5, -8.0, 9.5], [0.5, 0.25, 7.0, 8.25, 10.0]])
+def test_a_term_that_cancels_beside_one_that_does_not(x):
+    """1 - tanh² has few digits far out, and stands still nearby: the noise is seen all the same, and hides no error."""
+    x = np.array(x)
+    assert check_vjp(np.tanh, lambda g, x: g * (1 - np.tanh(x) ** 2), x)
+    for k in range(len(x)):
+        slip = np.where(np.arange(len(x)) == k, 1 + 1e-5, 1.0)
+        assert check_vjp(np.tanh, lambda g, x: g * slip * (1 - np.tanh(x) ** 2), x).verdict == "fail"  # noqa: B023
