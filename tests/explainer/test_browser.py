@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import re
 import shutil
 from collections.abc import Iterator
@@ -301,7 +302,9 @@ def test_colours_show_how_gradients_vanish(browser: Browser) -> None:
 def test_large_arrays_are_pictures_whose_cells_can_be_read(browser: Browser) -> None:
     rng = np.random.default_rng(0)
     x, images = rng.normal(size=(20, 30)), rng.uniform(size=(5, 64))
-    browser.open(mg.explain(lambda x, i: mg.sum(x * 2.0) + mg.mean(mg.square(i)), mg.Tensor(x), mg.Tensor(images)))
+    large = rng.normal(size=(100, 500))
+    f = lambda x, i, large: mg.sum(x * 2.0) + mg.mean(mg.square(i)) + mg.sum(large)
+    browser.open(mg.explain(f, mg.Tensor(x), mg.Tensor(images), mg.Tensor(large)))
     browser.node("x").click()
     canvas = browser.one("#node canvas")
     scale = canvas.size["width"] / 30
@@ -312,6 +315,14 @@ def test_large_arrays_are_pictures_whose_cells_can_be_read(browser: Browser) -> 
     at, number = browser.one("#node figure .soft").text.split("] ")
     assert at == "[4, 7"
     assert float(number) == pytest.approx(x[4, 7], rel=1e-3)
+    browser.node("large").click()
+    canvas = browser.one("#node canvas")  # 100 rows of 500: each cell is the mean of 2 × 4 entries
+    assert "each cell is the mean of 2×4 entries" in browser.one("#node figure .soft").text
+    spot = [int(canvas.size["width"] * (50.5 / 125 - 0.5)), int(canvas.size["height"] * (20.5 / 50 - 0.5))]
+    webdriver.ActionChains(browser.driver).move_to_element_with_offset(canvas, *spot).perform()
+    at, number = browser.one("#node figure .soft").text.split("] ")
+    assert at == "[40, 200"
+    assert float(number) == pytest.approx(large[40:42, 200:204].mean(), rel=1e-3)
     browser.node("i").click()
     width, height = (int(browser.one("#node canvas").get_attribute(side)) for side in ("width", "height"))
     assert (width, height) == (5 * 72 + 4 * 4, 72)  # five images of 8 × 8, side by side
@@ -329,8 +340,6 @@ def test_names_are_text_whatever_they_are(browser: Browser) -> None:
     op = mg.Op(HOSTILE, np.exp, vjp={"x": lambda g, y: g * y}, kind="elementwise", formula=HOSTILE)
     names: dict[str, Any] = {"mg": mg, "op": op}
     program = f"def f(tree):\n    h = op(tree[{HOSTILE!r}])  # {HOSTILE}\n    return mg.sum(h)\n"
-    import linecache
-
     linecache.cache[HOSTILE] = (len(program), None, program.splitlines(keepends=True), HOSTILE)
     exec(compile(program, HOSTILE, "exec"), names)
     browser.open(mg.explain(names["f"], {HOSTILE: mg.Tensor([1.0, 2.0])}))
@@ -431,6 +440,25 @@ def test_notebooks_show_it_in_a_frame_of_its_own(browser: Browser) -> None:
     close(browser.tables("#step")[0], np.exp([1.0, 2.0]))
     browser.driver.switch_to.default_content()
     assert browser.driver.title == "notebook"
+
+
+def test_the_line_of_the_program_is_always_seen(browser: Browser) -> None:
+    lines = [f"    x = mg.sin(x) + {k}.0" for k in range(150)]
+    program = "\n".join(["def f(x):", *lines, "    return mg.sum(x)"]) + "\n"
+    linecache.cache["<long>"] = (len(program), None, program.splitlines(keepends=True), "<long>")
+    names: dict[str, Any] = {"mg": mg}
+    exec(compile(program, "<long>", "exec"), names)
+    browser.open(mg.explain(names["f"], 1.0), seconds=0.0)
+    rect = (
+        "const [a, b] = [...arguments].map(e => e.getBoundingClientRect()); return [a.top - b.top, b.bottom - a.bottom]"
+    )
+    for keys in ([Keys.END], [Keys.HOME, Keys.ARROW_RIGHT], [Keys.END, *[Keys.ARROW_LEFT] * 200]):
+        browser.type(*keys)
+        above, below = browser.script(rect, browser.one("[aria-current]"), browser.one("#program"))
+        assert min(above, below) > -2
+    browser.all("#program button")[100].click()
+    assert "x = mg.sin(x) + 99.0" in browser.one("[aria-current]").text
+    assert "call 199 of" in browser.one("#where").text
 
 
 def test_a_story_without_backward(browser: Browser) -> None:
