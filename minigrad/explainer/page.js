@@ -10,6 +10,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const { values, calls, steps, arrays, program } = data;
 const MANY = 40; // nodes that are shown without folding
 const RUN = 20; // calls of a group that is no module's
+const FAR = 90; // columns
 const SMALL = 64; // numbers that are written in a table
 
 const state = { position: 0, selected: null, zoom: 1, byGradient: false };
@@ -29,6 +30,8 @@ function made(space, name, attributes, children) {
 const html = (name, attributes = {}, ...children) => made("http://www.w3.org/1999/xhtml", name, attributes, children);
 const svg = (name, attributes = {}, ...children) => made("http://www.w3.org/2000/svg", name, attributes, children);
 const byId = (id) => document.getElementById(id);
+const least = (list, of) => list.reduce((low, each) => Math.min(low, of(each)), Infinity);
+const most = (list, of) => list.reduce((high, each) => Math.max(high, of(each)), -Infinity);
 const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
 
 // Groups: a tree over the calls. Leaves are numbers of calls, groups have the calls from `first` up to `end`.
@@ -137,36 +140,44 @@ function columnsOf({ nodes, edges }) {
   const fromCalls = (node) => [...node.from].map((key) => nodes.get(key)).filter((from) => from.item !== null);
   for (const node of items) {
     node.order = orderOf(node);
-    node.column = node.item === null ? 0 : Math.max(0, ...fromCalls(node).map((from) => from.column)) + 3;
+    node.column = node.item === null ? 0 : Math.max(0, most(fromCalls(node), (from) => from.column)) + 3;
   }
   for (const node of items) {
     if (!node.to.size || fromCalls(node).length) continue;
-    const first = Math.min(...[...node.to].map((key) => nodes.get(key).column));
+    const first = least([...node.to], (key) => nodes.get(key).column);
     if (node.item !== null) node.column = Math.max(3, first - 3);
     else node.column = first - (new Set(usersOf[node.value].map((user) => parentOf.get(user))).size > 1 ? 2 : 1);
   }
   const columns = [];
   for (const node of items) (columns[node.column] ??= []).push(node);
-  // An edge over several columns goes through a point in each of them.
+  // An edge goes through a point in each column on its way; those of one node share them. A very long edge goes straight.
+  const join = (before, after) => {
+    (before.afters ??= []).push(after);
+    (after.befores ??= []).push(before);
+  };
   for (const edge of edges) {
     const [from, to] = [nodes.get(edge.from), nodes.get(edge.to)];
+    from.trunk ??= [];
     edge.points = [from];
-    for (let column = from.column + 1; column < to.column; column += 1) {
+    const isLong = to.column - from.column > FAR;
+    for (let column = from.column + 1; column < to.column && !isLong; column += 1) {
       if (!columns[column]) continue;
-      const point = { column, order: from.order, width: 0, height: 6, befores: [], afters: [] };
-      edge.points.push(point);
-      columns[column].push(point);
+      if (!from.trunk[column]) {
+        from.trunk[column] = { column, order: from.order, width: 0, height: 6 };
+        columns[column].push(from.trunk[column]);
+        join(edge.points.at(-1), from.trunk[column]);
+      }
+      edge.points.push(from.trunk[column]);
     }
+    join(edge.points.at(-1), to);
     edge.points.push(to);
-    for (let i = 0; i + 1 < edge.points.length; i += 1) {
-      (edge.points[i].afters ??= []).push(edge.points[i + 1]);
-      (edge.points[i + 1].befores ??= []).push(edge.points[i]);
-    }
   }
-  return columns.filter((column) => column.sort((a, b) => a.order - b.order)); // those that nothing stands in are left out
+  const filled = columns.filter(Boolean); // in some nothing stands
+  for (const column of filled) column.sort((a, b) => a.order - b.order);
+  return filled;
 }
 
-const orderOf = (node) => (node.item === null ? Math.min(...usersOf[node.value]) - 0.5 : firstOf(node.item));
+const orderOf = (node) => (node.item === null ? least(usersOf[node.value], Number) - 0.5 : firstOf(node.item));
 
 // Where everything is: in each column first the order of its nodes, then their heights, so that edges are short and level.
 function laidOut() {
@@ -191,14 +202,14 @@ function laidOut() {
       stacked(column, column.map((node) => (others(node).length ? level(others(node)) : 0)));
     }
   }
-  const top = Math.min(...columns.flat().map((node) => node.y - node.height / 2));
+  const top = least(columns.flat(), (node) => node.y - node.height / 2);
   let x = 24;
   for (const column of columns) {
-    const width = Math.max(...column.map((node) => node.width));
+    const width = most(column, (node) => node.width);
     for (const node of column) [node.x, node.y] = [x + width / 2, node.y - top + 24 + 18 * deepest()];
     x += width + 40;
   }
-  const bottom = Math.max(...columns.flat().map((node) => node.y + node.height / 2));
+  const bottom = columns.length ? most(columns.flat(), (node) => node.y + node.height / 2) : 0; // of nothing
   return { ...seen, width: x - 16, height: bottom + 30 };
 }
 
@@ -225,7 +236,7 @@ function stacked(column, wishes) {
 }
 
 const depthOf = (each) => (each.parent === null ? 0 : 1 + depthOf(each.parent));
-const deepest = () => Math.max(...groups.filter((each) => isShownOpen(each)).map(depthOf), 0);
+const deepest = () => most(groups.filter(isShownOpen), depthOf);
 const isShownOpen = (each) => each === root || (each.open && isShownOpen(each.parent));
 
 // What a node says, and how large it is.
@@ -295,10 +306,12 @@ function outline(each) {
       ? usersOf[node.value].every((user) => user >= each.first && user < each.end)
       : firstOf(node.item) >= each.first && endOf(node.item) <= each.end,
   );
-  const nested = Math.max(...groups.filter((g) => g.first >= each.first && g.end <= each.end && isShownOpen(g)).map(depthOf)) - depthOf(each);
+  const within = groups.filter((g) => g.first >= each.first && g.end <= each.end && isShownOpen(g));
+  const nested = most(within, depthOf) - depthOf(each);
   const side = 8 + 6 * nested;
-  const [left, right] = [Math.min(...inside.map((n) => n.x - n.width / 2)) - side, Math.max(...inside.map((n) => n.x + n.width / 2)) + side];
-  const [top, bottom] = [Math.min(...inside.map((n) => n.y - n.height / 2)) - 20 - 17 * nested, Math.max(...inside.map((n) => n.y + n.height / 2)) + side];
+  const [left, right] = [least(inside, (n) => n.x - n.width / 2) - side, most(inside, (n) => n.x + n.width / 2) + side];
+  const top = least(inside, (n) => n.y - n.height / 2) - 20 - 17 * nested;
+  const bottom = most(inside, (n) => n.y + n.height / 2) + side;
   const title = svg(
     "g",
     { class: "group-title", role: "button", tabindex: 0, "aria-label": `fold ${each.label}`, onclick: () => toggled(each), onkeydown: (event) => event.key === "Enter" && toggled(each) },
@@ -447,7 +460,7 @@ function ramp(colours, t) {
 function gradientScale() {
   const sizes = values.map((value) => value.size).filter((size) => typeof size === "number" && size > 0);
   if (!sizes.length) return null;
-  const [low, high] = [Math.log10(sizes.reduce((a, b) => Math.min(a, b))), Math.log10(sizes.reduce((a, b) => Math.max(a, b)))];
+  const [low, high] = [Math.log10(least(sizes, Number)), Math.log10(most(sizes, Number))];
   const middle = (low + high) / 2;
   const half = Math.max(1, (high - low) / 2); // two powers of ten at least: smaller differences are no matter
   return { low: middle - half, high: middle + half };
@@ -460,7 +473,7 @@ function gradientOf(node) {
   for (let k = firstOf(node.item); k < endOf(node.item); k += 1) sizes.push(values[calls[k].made].size);
   if (sizes.includes("not finite")) return "not finite";
   const found = sizes.filter((size) => size !== null);
-  return found.length ? Math.max(...found) : null;
+  return found.length ? most(found, Number) : null;
 }
 
 function colour(node, scale) {
@@ -612,8 +625,8 @@ function cell(x, most) {
 
 function canvas(array, cells, largest, isImage, name) {
   const [tiles, rows, columns] = array.tiles;
-  const most = tiles > 1 ? [72, 72] : [380, 150]; // pixels across and down
-  const scale = Math.max(1, Math.min(16, Math.floor(most[0] / columns), Math.max(2, Math.floor(most[1] / rows))));
+  const room = tiles > 1 ? [72, 72] : [380, 150]; // pixels across and down
+  const scale = Math.max(1, Math.min(16, Math.floor(room[0] / columns), Math.max(2, Math.floor(room[1] / rows))));
   const across = Math.max(1, Math.min(tiles, Math.floor(400 / (columns * scale + 4))));
   const [width, height] = [columns * scale + 4, rows * scale + 4];
   const element = html("canvas", { width: across * width - 4, height: Math.ceil(tiles / across) * height - 4, role: "img", "aria-label": `${name}: ${array.text}` });

@@ -275,6 +275,25 @@ def test_two_thousand_nodes(browser: Browser) -> None:
     assert len(browser.all(".node")) < 45
 
 
+def test_weights_that_are_shared_and_results_that_are_collected(browser: Browser) -> None:
+    """A recurrent network: edges from one input to all calls, and from all calls to one at the end."""
+
+    def recurrent(w: Any, h: Any) -> Any:
+        states = []
+        for _ in range(300):
+            h = mg.tanh(mg.sin(h) * w)
+            states.append(h)
+        return mg.sum(mg.stack(states))
+
+    story = mg.explain(recurrent, 1.5, mg.Tensor([0.5, -1.0]))
+    browser.open(story, seconds=0.0)
+    assert len(browser.all(".node")) < 50
+    browser.one("#unfold").click()
+    assert len(browser.all(".node.call")) == len(story.calls) > 1200
+    browser.type(Keys.END)
+    assert f"step {len(story.steps)} of {len(story.steps)}" in browser.one("#where").text
+
+
 def test_colours_show_how_gradients_vanish(browser: Browser) -> None:
     def deep(x: Any) -> Any:
         for _ in range(6):
@@ -468,6 +487,11 @@ def test_a_story_without_backward(browser: Browser) -> None:
     assert "No backward pass was recorded" in browser.one("#step").text
     browser.type(Keys.END, "g")
     assert browser.one("#legend").text == "no gradient came to any value"
+    with mg.record() as tape:
+        pass
+    browser.open(mg.explain(tape))
+    browser.type(Keys.ARROW_RIGHT, "g", "f")
+    assert browser.one("#where").text == "before the first of 0 calls"
 
 
 def test_many_kinds_of_values(browser: Browser) -> None:
