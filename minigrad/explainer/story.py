@@ -192,7 +192,7 @@ class Story:
             The path.
 
         Raises:
-            FileNotFoundError: there is no such folder.
+            FileNotFoundError, IsADirectoryError: there is no such folder, or the path is one.
 
         Example:
             >>> import tempfile
@@ -206,6 +206,8 @@ class Story:
         path = Path(path)
         if not path.parent.is_dir():
             raise FileNotFoundError(f"html: expected a folder {path.parent}, and there is none: make it first")
+        if path.is_dir():
+            raise IsADirectoryError(f"html: expected a file, and {path} is a folder: name a file in it")
         write_whole(path, page(self, seconds).encode())
         return path
 

@@ -127,6 +127,8 @@ def test_writing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step.html"]
     with pytest.raises(FileNotFoundError, match="expected a folder .*none.*make it first"):
         story.html(tmp_path / "none" / "step.html")
+    with pytest.raises(IsADirectoryError, match="expected a file, and .* is a folder: name a file in it"):
+        story.html(tmp_path)
 
 
 # Modules
