@@ -55,7 +55,13 @@ def judge(subject: Subject) -> Report:
     if not np.array_equal(point.folded(subject.forward(subject.inputs)), point.y):
         return Report(title, (Finding("unsure", "the function gives another result in each call: fix its seed"),))
     try:
-        return _Trial(point).report() if len(point.x) and len(point.y) else _empty(point)
+        if not len(point.x) or not len(point.y):
+            return _empty(point)
+        report = _Trial(point).report()
+        kinked = point.kinked(point.anywhere)
+        if report and len(kinked):  # in a sum with them, an error of the others may pass as a choice at a kink
+            report = report.joined(_Trial(Point(subject, kinked)).report())
+        return report
     except Wrong as fault:
         looks = witness.shapeless(point)
         return Report(title, (Finding("fail", str(fault), looks=looks, formula=subject.formula),))

@@ -15,7 +15,7 @@ import numpy as np
 
 from minigrad.testing.complex_step import STEP, derivative
 from minigrad.testing.numeric import COARSE, FIRST, Line, noise
-from minigrad.testing.probes import Point, directions
+from minigrad.testing.probes import MOST, Point, directions
 from minigrad.testing.subject import Subject
 
 Array = np.ndarray[Any, Any]
@@ -121,8 +121,33 @@ def look_again(point: Point, v: Array, truth: Truth) -> Truth:
 
 
 def second_look(point: Point, v: Array) -> Truth:
-    """The derivative along v from other samples, and at a kink the slopes on either side."""
-    line = point.line(v, AGAIN)
+    """The derivative along v from other samples, and at a kink the slopes on either side.
+
+    Where outputs are summed, each that has a kink is looked at alone: any slope between its two is right, whatever the
+    others have.
+    """
+    kinked = point.kinked(v)
+    if not len(kinked):
+        return _sides(point, point.line(v, AGAIN))
+    each, smooth = point.each(v), np.ones(sum(y.size for y in point.outputs))
+    smooth[kinked] = 0.0
+    truth = _sides(point, Line(lambda t: point.summed(smooth * each(t)), point.eps, point.grain, point.noise, AGAIN))
+    for some in np.split(kinked, range(MOST, len(kinked), MOST)):
+        taken = lambda t: each(t)[some]  # noqa: B023
+        alone = _sides(point, Line(taken, point.eps, point.grain, None, AGAIN))
+        weights = point.weights[some]  # type: ignore[index]
+        a, b = weights * alone.low, weights * alone.high
+        for total, part in (
+            (truth.low, np.minimum(a, b)),
+            (truth.high, np.maximum(a, b)),
+            (truth.error, np.abs(weights) * alone.error),
+        ):
+            np.add.at(total, some // point.block, part)
+    return truth
+
+
+def _sides(point: Point, line: Line) -> Truth:
+    """What a line of outputs tells: the derivative, or where there is a kink the slopes on either side."""
     middle = line.slopes()
     left, right = line.sides()
     value, error = middle.value.copy(), middle.error.copy()
@@ -146,7 +171,8 @@ def second_look(point: Point, v: Array) -> Truth:
     error[astray] = np.inf
     low = np.where(kink, np.minimum(left.value, right.value), value)
     high = np.where(kink, np.maximum(left.value, right.value), value)
-    return Truth(low, high, error, np.maximum(line.size, point.flat), DIFFERENCES)
+    size = np.maximum(line.size, point.flat) if len(low) == len(point.flat) else line.size
+    return Truth(low, high, error, size, DIFFERENCES)
 
 
 def longer_steps(point: Point, v: Array, *known: Truth, first: float = FIRST) -> Truth:

@@ -21,6 +21,7 @@ Array = np.ndarray[Any, Any]
 MOST = 4096  # outputs; sums over blocks of them stand for more
 SHAKES = 6  # how often numbers are shaken to see how a VJP sways
 TERMS = 2**14  # of inner products of all cotangents, up to which each is measured by itself
+TINY_STEP = 2.0**-20  # in units of a direction, to see a kink
 FEW = 12  # up to so many entries are probed one by one
 
 
@@ -34,9 +35,13 @@ def power_of_two(x: Array) -> Array:
 
 
 class Point:
-    """A subject at its point, with all inputs strung into one vector, all outputs into another, in float64."""
+    """A subject at its point, with all inputs strung into one vector, all outputs into another, in float64.
 
-    def __init__(self, subject: Subject):
+    Args:
+        ignored: the numbers of outputs that are left out of the sums of very many.
+    """
+
+    def __init__(self, subject: Subject, ignored: Array | None = None):
         self.subject = subject
         self.inputs = subject.inputs
         self.outputs = subject.outputs
@@ -47,6 +52,8 @@ class Point:
         self.block = -(-len(y) // MOST) or 1
         sizes = np.abs(np.where(np.isfinite(y) & (y != 0), y, 1.0))
         self.weights = signs(np.random.default_rng(2), len(y)) / power_of_two(sizes) if self.block > 1 else None
+        if ignored is not None and self.weights is not None:
+            self.weights[ignored] = 0.0
         self.y = self.folded(self.outputs)
         self.starts = np.cumsum([0, *(x.size for x in self.inputs)])
         units = []
@@ -70,7 +77,10 @@ class Point:
 
     def folded(self, ys: Sequence[Array]) -> Array:
         """Outputs as one vector; where there are very many, the weighted sums over blocks of them."""
-        y = self.strung(ys)
+        return self.summed(self.strung(ys))
+
+    def summed(self, y: Array) -> Array:
+        """The weighted sums over blocks of outputs that are one vector, where there are very many."""
         if self.weights is None:
             return y
         return np.add.reduceat(y * self.weights, np.arange(0, len(y), self.block))
@@ -93,14 +103,33 @@ class Point:
 
     def along(self, v: Array) -> Callable[[float], Array]:
         """The outputs as a function of a step t along v."""
+        f = self.each(v)
+        return lambda t: self.summed(f(t))
+
+    def each(self, v: Array) -> Callable[[float], Array]:
+        """All outputs, also where they are too many, as a function of a step t along v."""
 
         def f(t: float) -> Array:
             ys = self.subject.forward(self.unstrung(self.x + t * v, self.inputs))
             if [y.shape for y in ys] != [y.shape for y in self.outputs]:
                 raise ValueError("the function returns other shapes there")
-            return self.folded(ys)
+            return self.strung(ys)
 
         return f
+
+    def kinked(self, v: Array) -> Array:
+        """Which of very many outputs have another slope on one side than on the other, along v, by their numbers. In a
+        sum of several of them, kinks may cancel, and leave slopes between which no valid one is."""
+        if self.weights is None:
+            return np.zeros(0, np.intp)
+        f = self.each(v)
+        try:
+            before, here, after = f(-TINY_STEP), f(0.0), f(TINY_STEP)
+        except (ValueError, ArithmeticError):
+            return np.zeros(0, np.intp)
+        down, up = here - before, after - here
+        noise = 2.0**6 * self.eps * np.abs(here)
+        return np.flatnonzero(np.abs(up - down) > 2.0**-8 * (np.abs(up) + np.abs(down)) + noise)
 
     @cached_property
     def flat(self) -> Array:

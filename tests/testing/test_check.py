@@ -353,3 +353,21 @@ def test_a_term_that_cancels_beside_one_that_does_not(x):
     for k in range(len(x)):
         slip = np.where(np.arange(len(x)) == k, 1 + 1e-5, 1.0)
         assert check_vjp(np.tanh, lambda g, x: g * slip * (1 - np.tanh(x) ** 2), x).verdict == "fail"  # noqa: B023
+
+
+@pytest.mark.parametrize("at_zero", [0.0, 0.5, 1.0, -0.25, 1.5])
+def test_kinks_among_very_many_outputs(at_zero):
+    """They are summed in blocks, with signs: the slopes of a sum say nothing of those of its terms at their kinks."""
+    x = np.random.default_rng(0).normal(size=9000)
+    x[::3] = 0.0
+    rule = lambda g, x: g * np.where(x == 0, at_zero, x > 0)
+    report = check_vjp(lambda x: np.maximum(x, 0.0), rule, x)
+    assert report.verdict == ("pass" if 0 <= at_zero <= 1 else "fail"), report
+
+
+def test_one_wrong_entry_beside_kinks_among_very_many_outputs():
+    x = np.random.default_rng(0).normal(size=9000)
+    x[::3] = 0.0
+    rule = lambda g, x: g * np.where(np.arange(9000) == 7777, 1.1, 1.0) * (x > 0)
+    x[7777] = 0.5
+    assert check_vjp(lambda x: np.maximum(x, 0.0), rule, x).verdict == "fail"
