@@ -19,6 +19,7 @@ from minigrad.testing.report import Report
 from minigrad.testing.subject import OfCall
 
 SMALL = 1024  # numbers of a Jacobian that is shown
+ALIKE = 1000  # numbers up to which all checks take about the same time
 REPEATS = 3  # runs of which the fastest is told
 
 
@@ -101,6 +102,7 @@ def jacobians(call: Call) -> Iterator[tuple[str, Array]]:
 
 def verdicts(story: Story, seconds: float) -> dict[int, Report]:
     """What finite differences say of the rules of each call, by its number: those with few numbers first, for so long.
+    A call that would presumably take longer is left out.
 
     Example:
         >>> import minigrad as mg
@@ -110,10 +112,13 @@ def verdicts(story: Story, seconds: float) -> dict[int, Report]:
     """
     until = perf_counter() + seconds
     found: dict[int, Report] = {}
+    took, before = 0.0, ALIKE  # seconds of the last check, and how many numbers that was about
     for call in sorted(story.calls, key=lambda call: _numbers(call.entry.inputs)):
-        if perf_counter() > until:
+        begun, count = perf_counter(), max(ALIKE, _numbers(call.entry.inputs))
+        if begun + took * count / before > until:
             break
         found.update((call.number, local(alone)) for alone, _ in calls_of([call.entry]))
+        took, before = perf_counter() - begun, count
     return found
 
 

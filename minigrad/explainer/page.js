@@ -42,13 +42,17 @@ function group(label, first, end, children) {
   return made;
 }
 
+// What comes after a backward pass, the steps of an optimiser say, is a group with its modules in it.
+const passes = steps.at(-1)?.pass ?? 0;
+const names = ({ modules, after }) => (after ? [`after backward${passes > 1 ? ` ${after}` : ""}`, ...modules] : modules);
+
 function grouped(first, end, depth) {
   const children = [];
   for (let i = first; i < end; ) {
-    const module = calls[i].modules[depth];
+    const name = names(calls[i])[depth];
     let next = i + 1;
-    while (module !== undefined && next < end && calls[next].modules[depth] === module) next += 1;
-    if (next - i > 1) children.push(group(module, i, next, grouped(i, next, depth + 1)));
+    while (name !== undefined && next < end && names(calls[next])[depth] === name) next += 1;
+    if (next - i > 1) children.push(group(name, i, next, grouped(i, next, depth + 1)));
     else children.push(i);
     i = next;
   }
@@ -85,7 +89,8 @@ function visibleItems(each = root) {
 }
 // From outside to inside, as long as not too much is seen.
 for (const each of groups) {
-  if (each.parent?.open && visibleItems().length + each.children.length <= MANY) each.open = true;
+  const isStep = each.parent === root && calls[each.first].after > 0 && calls[0].after === 0;
+  if (each.parent?.open && !isStep && visibleItems().length + each.children.length <= MANY) each.open = true;
 }
 
 // The node in which a call is seen: itself, or the outermost folded group around it.
@@ -133,19 +138,25 @@ function graph() {
   return { nodes, edges: [...edges.values()] };
 }
 
-// Columns, by the longest way to a node. A call stands after whatever it takes from other calls; between these, before its
-// first user, stands what comes from outside, and further out if users in several groups share it.
+// Columns, by the longest way to a node. A call stands after whatever it takes from other calls, and after all that came
+// before the same backward pass; between these, before its first user, stands what comes from outside, and further out if
+// users in several groups share it.
 function columnsOf({ nodes, edges }) {
   const items = [...nodes.values()]; // calls come in the order in which they ran
   const fromCalls = (node) => [...node.from].map((key) => nodes.get(key)).filter((from) => from.item !== null);
+  let [last, after, base] = [0, 0, 0];
   for (const node of items) {
     node.order = orderOf(node);
-    node.column = node.item === null ? 0 : Math.max(0, most(fromCalls(node), (from) => from.column)) + 3;
+    node.column = 0;
+    if (node.item === null) continue;
+    if (calls[firstOf(node.item)].after > after) [after, base] = [calls[firstOf(node.item)].after, last];
+    node.column = Math.max(base, most(fromCalls(node), (from) => from.column)) + 3;
+    last = Math.max(last, node.column);
   }
   for (const node of items) {
     if (!node.to.size || fromCalls(node).length) continue;
     const first = least([...node.to], (key) => nodes.get(key).column);
-    if (node.item !== null) node.column = Math.max(3, first - 3);
+    if (node.item !== null) node.column = Math.max(node.column, first - 3);
     else node.column = first - (new Set(usersOf[node.value].map((user) => parentOf.get(user))).size > 1 ? 2 : 1);
   }
   const columns = [];
@@ -361,6 +372,13 @@ function inView(node) {
   if (y < frame.scrollTop + 40 || y > frame.scrollTop + frame.clientHeight - 40) frame.scrollTop = y - frame.clientHeight / 2;
 }
 
+// As scrollIntoView, which would scroll to the side, too, where a line is long.
+function heightInView(frame, element) {
+  const [here, there] = [frame, element].map((each) => each.getBoundingClientRect());
+  if (there.top < here.top) frame.scrollTop -= here.top - there.top;
+  else if (there.bottom > here.bottom) frame.scrollTop += there.bottom - here.bottom;
+}
+
 function zoom(factor) {
   state.zoom = Math.min(3, Math.max(0.25, state.zoom * factor));
   const picture = byId("graph").firstElementChild;
@@ -373,7 +391,6 @@ function zoom(factor) {
 const callAt = (position) => (position > 0 && position <= calls.length ? position - 1 : null);
 const stepAt = (position) => (position > calls.length ? position - calls.length - 1 : null);
 const lastPosition = calls.length + steps.length;
-const passes = steps.at(-1)?.pass ?? 0;
 
 function go(position) {
   state.position = Math.min(lastPosition, Math.max(0, position));
@@ -421,7 +438,7 @@ function paint() {
   for (const line of document.querySelectorAll("#program [data-line]")) {
     const isHere = place && line.dataset.line === place.join(":");
     isHere ? line.setAttribute("aria-current", "step") : line.removeAttribute("aria-current");
-    if (isHere) line.scrollIntoView({ block: "nearest" });
+    if (isHere) heightInView(byId("program"), line);
   }
   legend(scale);
 }

@@ -82,6 +82,7 @@ def _data(story: Story, seconds: float) -> dict[str, Any]:
             "given": [places[id(x)] for x in call.given],
             "made": places[id(call.made)],
             "modules": list(call.modules),
+            "after": call.after,
             "verdict": None if report is None else [report.verdict, _short(str(report))],
             "jacobians": [[name, arrays.add(matrix)] for name, matrix in jacobians(call)],
             "cost": [costs.forward, costs.backward, costs.made, costs.kept],

@@ -72,6 +72,7 @@ class Call:
         made: the output.
         entry: the call as the tape has it.
         modules: those that were called around it, the outermost first: 'net.layers.0: Linear'.
+        after: how many backward passes came before it; an optimiser's calls have one at least.
     """
 
     number: int
@@ -79,6 +80,7 @@ class Call:
     made: Quantity
     entry: Entry
     modules: tuple[str, ...] = ()
+    after: int = 0
 
     @property
     def op(self) -> Op:
@@ -142,6 +144,9 @@ class Story:
         self.quantities: dict[int, Quantity] = {}  # by the id of their array, or of the node of a leaf
         self._tape = tape  # keeps the arrays
         self._names = {**_variables(tape), **names}
+        for entry in reversed(tape.entries):  # what a parameter was before a step has its name, too
+            if entry.op.name == "assign" and (name := self._names.get(id(entry.output))):
+                self._names.setdefault(id(entry.inputs[0]), name)
         self._module_names = module_names
         self._of_entry: dict[int, Call] = {}
         self._last: Any = None  # the node whose rules ran last
@@ -186,7 +191,8 @@ class Story:
 
         Args:
             path: where it goes. The folder must be there; a file of that name is replaced, in one piece.
-            seconds: how long rules are compared with finite differences, those with few numbers first; at least one is.
+            seconds: how long rules are compared with finite differences, those with few numbers first; those that would
+                take longer are not.
 
         Returns:
             The path.
@@ -224,7 +230,8 @@ class Story:
         counts[entry.op.name] = counts.get(entry.op.name, 0) + 1
         name = self._names.get(id(entry.output)) or f"{entry.op.name}_{counts[entry.op.name]}"
         modules = tuple(self._module_names.get(id(m)) or type(m).__name__ for m in self._tape.modules[k])
-        call = Call(len(self.calls) + 1, given, Quantity(name, entry.output), entry, modules)
+        after = sum(each.first <= k for each in self._tape.passes)
+        call = Call(len(self.calls) + 1, given, Quantity(name, entry.output), entry, modules, after)
         call.made.call = call.number
         self.quantities[id(entry.output)] = call.made
         self._of_entry[k] = call

@@ -8,6 +8,7 @@ train.py:12: h = mg.tanh(x @ w)
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from minigrad.core.op import Part
 from minigrad.explainer.story import Quantity, Step, Story
 
-FEW = 8  # numbers that are written out; of more it is said how they are spread
+FEW = 8  # numbers that are written out; of more it is said how they are spread; and how many inputs are named
 DIGITS = 4
 
 
@@ -68,12 +69,23 @@ def label(x: Quantity) -> str:
 def called(name: str, given: list[Quantity], params: dict[str, Any]) -> str:
     """A call as it is written: 'sum(x, axis=0)'."""
     shown = {k: v for k, v in params.items() if v is not None and v is not False}
-    return f"{name}({', '.join([*map(label, given), *(f'{k}={v!r:.40}' for k, v in shown.items())])})"
+    return f"{name}({', '.join([*some(map(label, given)), *(f'{k}={v!r:.40}' for k, v in shown.items())])})"
+
+
+def some(texts: Iterable[str]) -> list[str]:
+    """The texts, or of many the first ones, and how many more there are.
+
+    Example:
+        >>> some("abc"), some("abcdefghijk")
+        (['a', 'b', 'c'], ['a', 'b', 'c', 'd', '... 7 more'])
+    """
+    texts = list(texts)
+    return texts if len(texts) <= FEW else [*texts[: FEW // 2], f"... {len(texts) - FEW // 2} more"]
 
 
 def shape(array: Any) -> str:
     """The shape of an array, or of several."""
-    return ", ".join(map(shape, array)) if isinstance(array, tuple) else str(np.shape(array))
+    return ", ".join(some(map(shape, array))) if isinstance(array, tuple) else str(np.shape(array))
 
 
 def numbers(array: Any) -> str:
@@ -86,7 +98,7 @@ def numbers(array: Any) -> str:
     if isinstance(array, Part):
         return f"{numbers(array.g)}; zeros elsewhere"
     if isinstance(array, tuple):
-        return "; ".join("nothing" if part is None else numbers(part) for part in array)
+        return "; ".join(some("nothing" if part is None else numbers(part) for part in array))
     x = np.asarray(array)
     if x.size <= FEW:
         form = (lambda v: f"{v:.{DIGITS}g}") if x.dtype.kind == "f" else str

@@ -249,6 +249,26 @@ def test_modules_are_folded_and_unfolded(browser: Browser) -> None:
     assert (titles(), count()) == (names, whole)
 
 
+def test_what_comes_after_backward_is_a_group_at_the_end(browser: Browser) -> None:
+    layer, x = nn.Linear(3, 2), mg.ones((4, 3), dtype="float32")
+    optimizer = mg.optim.Adam(layer, lr=0.1)
+    with mg.record() as tape:
+        mg.mean(mg.square(layer(x))).backward()
+        optimizer.step()
+    story = mg.explain(tape)
+    assert {call.op.name for call in story.calls if call.after} >= {"adam", "assign"}
+    browser.open(story)
+    folded = browser.node("▸ after backward")
+    left = "return [...document.querySelectorAll('.node rect')].map(r => r.getBoundingClientRect().left)"
+    assert folded.find_element(By.CSS_SELECTOR, "rect").rect["x"] == pytest.approx(max(browser.script(left)), abs=1)
+    folded.click()
+    assert len(browser.all(".node.call")) == len(story.calls)
+    last = max(k for k, call in enumerate(story.calls) if not call.after)
+    spots = "return calls.map((_, k) => drawn.nodes.get(`c${k}`).x)"
+    places = browser.script(spots)
+    assert max(places[: last + 1]) < min(places[last + 1 :])
+
+
 def test_two_thousand_nodes(browser: Browser) -> None:
     def deep(x: Any) -> Any:
         for _ in range(1000):

@@ -217,3 +217,18 @@ def test_a_long_chain_is_told_without_recursion():
 def test_wrong_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_parameters_are_named_before_a_step_changes_them():
+    """The variables hold what they became; two steps on one tape change them twice."""
+    layer, x = nn.Linear(2, 1), mg.ones((1, 2), dtype="float32")
+    optimizer = mg.optim.SGD(layer, lr=0.1)
+    with mg.record() as tape:
+        for _ in range(2):
+            mg.sum(layer(x)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    story = mg.explain(tape)
+    assert {q.name for q in story.inputs} == {"x", "layer.weight", "layer.bias"}
+    assigned = [call.made.name for call in story.calls if call.op.name == "assign"]
+    assert set(assigned) == {"layer.weight", "layer.bias"}
