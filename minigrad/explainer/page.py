@@ -40,7 +40,7 @@ def page(story: Story, seconds: float) -> str:
     frame, style, script = (files.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     with np.errstate(all="ignore"):  # what warned when it was computed need not do so again
         told = _data(story, seconds)
-    data = json.dumps(told, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    data = json.dumps(told, separators=(",", ":"), allow_nan=False)
     parts = {
         "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "style": style,

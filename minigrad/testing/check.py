@@ -206,13 +206,14 @@ def _attributed(subject: OfTensors, report: Report) -> Report:
     found = tried(subject.calls())
     if found.guilty:
         rule, again = found.guilty[0].op.formula, found.guilty[0].report.findings[0]
-        found_in = tuple(map(str, found.guilty))
+        found_in = tuple(dict.fromkeys(map(str, found.guilty)))  # two calls on a line are said once
         findings = (replace(f, guilty=found_in, formula=rule, looks=f.looks or again.looks) for f in report.findings)
         return replace(report, findings=tuple(findings))
     kinks = [f"{call.op.name} at {where}" for call, where in calls_of(subject.calls()) if at_kink(OfCall(call))]
     if kinks:
         words = "every local rule is valid, but the chain rule does not hold at kinks"
-        findings = (replace(f, verdict="unsure", what=words, guilty=tuple(kinks)) for f in report.findings)
+        at = tuple(dict.fromkeys(kinks))
+        findings = (replace(f, verdict="unsure", what=words, guilty=at, looks=()) for f in report.findings)
         return replace(report, findings=tuple(findings))
     if not report.findings[0].what.startswith("the VJP for"):  # it breaks a law, whatever is recorded
         return report

@@ -33,7 +33,7 @@ def evidence(point: Point, u: Array, v: Array, truth: Truth, excess: Excess) -> 
     where = point.entry(i) if len(inputs) == 1 else f"{len(inputs)} entries of {point.names(v)} together"
     to = point.entry(j, "output") if len(outputs) == 1 else f"{len(outputs)} outputs together"
     if len(inputs) == len(outputs) == 1:
-        numbers = f"the VJP gives {x_bar[i] / u[j]:.12g}, {shown(truth, j, v[i])}"
+        numbers = f"the VJP gives {x_bar[i] / u[j] + 0.0:.12g}, {shown(truth, j, v[i])}"
     else:
         numbers = f"along a direction the VJP gives {x_bar @ v:.12g}, it is {truth.low @ u:.12g} by {truth.oracle}"
     kink = np.any(truth.low[outputs] < truth.high[outputs])

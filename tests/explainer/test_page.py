@@ -118,6 +118,13 @@ def test_only_our_script_is_allowed() -> None:
     assert not re.findall(r"https?://(?!www\.w3\.org/(?:1999/xhtml|2000/svg))", html)
 
 
+def test_names_that_are_no_text() -> None:
+    """Half of a surrogate pair can't be written as UTF-8."""
+    op = mg.Op("half \ud800", np.exp, vjp={"x": lambda g, y: g * y}, kind="elementwise", formula="\udfff")
+    html = page(mg.explain(lambda x: mg.sum(op(x)), mg.Tensor([1.0])), 0.0)
+    assert "\ud800" in data_of(html.encode().decode())["calls"][0]["op"]
+
+
 def test_writing(tmp_path: Path) -> None:
     story = mg.explain(lambda x: mg.sum(x), mg.Tensor([1.0]))
     target = tmp_path / "step.html"

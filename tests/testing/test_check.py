@@ -158,7 +158,12 @@ def test_unsure_says_why(f: Any, x: float, why: str) -> None:
 
 
 def test_the_nodes_at_a_kink_are_named() -> None:
-    text = str(check(lambda x: mg.tanh(mg.relu(x) - mg.relu(-x)), 0.0))
+    def f(x: Any) -> Any:
+        positive = mg.relu(x)
+        negative = mg.relu(-x)
+        return mg.tanh(positive - negative)
+
+    text = str(check(f, 0.0))
     assert text.count("kink:   relu at ") == 2
     assert "test_check.py" in text
     assert "tanh at" not in text
@@ -355,10 +360,17 @@ def test_a_term_that_cancels_beside_one_that_does_not(x):
         assert check_vjp(np.tanh, lambda g, x: g * slip * (1 - np.tanh(x) ** 2), x).verdict == "fail"  # noqa: B023
 
 
+def test_two_kinks_on_a_line_are_said_once():
+    (finding,) = check(lambda x: mg.relu(x) - mg.relu(-x), 0.0).findings
+    assert len(finding.guilty) == 1
+    assert finding.looks == ()
+    assert finding.numbers.startswith("the VJP gives 0, it is 1 ±")
+
+
 @pytest.mark.parametrize("at_zero", [0.0, 0.5, 1.0, -0.25, 1.5])
 def test_kinks_among_very_many_outputs(at_zero):
     """They are summed in blocks, with signs: the slopes of a sum say nothing of those of its terms at their kinks."""
-    x = np.random.default_rng(0).normal(size=9000)
+    x = np.random.default_rng(0).normal(size=4500)
     x[::3] = 0.0
     rule = lambda g, x: g * np.where(x == 0, at_zero, x > 0)
     report = check_vjp(lambda x: np.maximum(x, 0.0), rule, x)
@@ -366,8 +378,8 @@ def test_kinks_among_very_many_outputs(at_zero):
 
 
 def test_one_wrong_entry_beside_kinks_among_very_many_outputs():
-    x = np.random.default_rng(0).normal(size=9000)
+    x = np.random.default_rng(0).normal(size=4500)
     x[::3] = 0.0
-    rule = lambda g, x: g * np.where(np.arange(9000) == 7777, 1.1, 1.0) * (x > 0)
-    x[7777] = 0.5
+    rule = lambda g, x: g * np.where(np.arange(4500) == 3777, 1.1, 1.0) * (x > 0)
+    x[3777] = 0.5
     assert check_vjp(lambda x: np.maximum(x, 0.0), rule, x).verdict == "fail"
