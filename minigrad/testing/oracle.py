@@ -126,13 +126,17 @@ def second_look(point: Point, v: Array) -> Truth:
     Where outputs are summed, each that has a kink is looked at alone: any slope between its two is right, whatever the
     others have.
     """
-    kinked = point.kinked(v)
-    if not len(kinked):
-        return _sides(point, point.line(v, AGAIN))
-    each, smooth = point.each(v), np.ones(sum(y.size for y in point.outputs))
-    smooth[kinked] = 0.0
-    truth = _sides(point, Line(lambda t: point.summed(smooth * each(t)), point.eps, point.grain, point.noise, AGAIN))
-    for some in np.split(kinked, range(MOST, len(kinked), MOST)):
+    kinked, each = point.kinked(v), point.each(v)
+    line = point.line(v, AGAIN)
+    if len(kinked):
+        smooth = np.ones(sum(y.size for y in point.outputs), bool)
+        smooth[kinked] = False
+        others = lambda t: point.summed(np.where(smooth, each(t), 0.0))
+        line = Line(others, point.eps, point.grain, point.noise, AGAIN)
+    truth = _sides(point, line)
+    truth = truth._replace(size=np.maximum(truth.size, point.flat))
+    for start in range(0, len(kinked), MOST):
+        some = kinked[start : start + MOST]
         taken = lambda t: each(t)[some]  # noqa: B023
         alone = _sides(point, Line(taken, point.eps, point.grain, None, AGAIN))
         weights = point.weights[some]  # type: ignore[index]
@@ -171,8 +175,7 @@ def _sides(point: Point, line: Line) -> Truth:
     error[astray] = np.inf
     low = np.where(kink, np.minimum(left.value, right.value), value)
     high = np.where(kink, np.maximum(left.value, right.value), value)
-    size = np.maximum(line.size, point.flat) if len(low) == len(point.flat) else line.size
-    return Truth(low, high, error, size, DIFFERENCES)
+    return Truth(low, high, error, line.size, DIFFERENCES)
 
 
 def longer_steps(point: Point, v: Array, *known: Truth, first: float = FIRST) -> Truth:
