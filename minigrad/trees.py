@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -100,6 +100,29 @@ def named_leaves(tree: Any, floats: bool = False) -> list[tuple[str, Any]]:
     walk = _Walk(floats)
     walk.down((tree,), ())
     return [(".".join(str(key) for key in keys), leaf) for keys, (leaf,) in zip(walk.paths, walk.found, strict=True)]
+
+
+def objects(tree: Any) -> Iterator[tuple[str, Any]]:
+    """Everything in a tree with its path, containers before what they hold, each object once: also leaves that others
+    ignore, and trees that contain themselves.
+
+    Example:
+        >>> loop = [1.5]
+        >>> loop.append(loop)
+        >>> [path for path, _ in objects({"a": loop})]
+        ['', 'a', 'a.0']
+    """
+    seen: dict[int, Any] = {}  # which keeps them, so that an id stays that of its object
+    pending: list[tuple[tuple[Any, ...], Any]] = [((), tree)]
+    while pending:
+        path, x = pending.pop()
+        if id(x) in seen:
+            continue
+        seen[id(x)] = x
+        yield ".".join(str(key) for key in path), x
+        opened = _open(x)
+        if opened is not None:
+            pending += [((*path, key), child) for key, child in opened[0].items()][::-1]
 
 
 def matched(tree: Any, *others: Any, floats: bool = False, ties: bool = True) -> tuple[list[tuple[Any, ...]], Rebuild]:

@@ -124,12 +124,6 @@ def test_examples_of_ops():
             run_examples(inspect.cleandoc(op.__doc__), op.name, {})
 
 
-def test_examples_of_the_readme():
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)
-    assert blocks
-    run_examples("\n".join(blocks), "README.md", {})
-
-
 def test_the_readme_shows_the_two_commands():
     """.ci/run takes the line with pytest in it from the code blocks, so there is one."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.core.op import Part
+from minigrad.explainer.profile import memory
 from minigrad.explainer.story import Array, Call, Step, Story
 from minigrad.testing.blame import calls_of, local
 from minigrad.testing.report import Report
@@ -51,13 +52,13 @@ def cost(call: Call, step: Step | None = None) -> Cost:
     op, arrays, params, y, _ = call.entry
     forward = _fastest(lambda: op.run(*arrays, **params))
     if step is None or isinstance(step.came, Part):
-        return Cost(forward, 0.0, _bytes(y), {})
+        return Cost(forward, 0.0, memory(y), {})
     plan = step.node.plan
     saved = plan.keep(arrays if op.star is None else (*arrays[: op.star], tuple(arrays[op.star :])), y, params)
     pulls = [(rule, saved if uses is None else saved[uses]) for _, rule, uses in plan.fused_pulls]
     backward = _fastest(lambda: [rule(step.came, *given) for rule, given in pulls])
-    kept = {name: _bytes(x, views=True) for name, x in zip(plan.names, saved, strict=True)}
-    return Cost(forward, backward, _bytes(y), {name: size for name, size in kept.items() if size})
+    kept = {name: memory(x, views=True) for name, x in zip(plan.names, saved, strict=True)}
+    return Cost(forward, backward, memory(y), {name: size for name, size in kept.items() if size})
 
 
 def _fastest(run: Callable[[], Any]) -> float:
@@ -67,13 +68,6 @@ def _fastest(run: Callable[[], Any]) -> float:
         run()
         seconds.append(perf_counter() - start)
     return min(seconds)
-
-
-def _bytes(x: Any, views: bool = False) -> int:
-    """The memory of arrays, of views only if that is asked."""
-    if isinstance(x, tuple):
-        return sum(_bytes(part, views) for part in x)
-    return int(x.nbytes) if isinstance(x, np.ndarray) and (views or x.flags.owndata) else 0
 
 
 def jacobians(call: Call) -> Iterator[tuple[str, Array]]:

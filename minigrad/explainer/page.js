@@ -338,10 +338,12 @@ function toggled(each) {
 }
 
 function chosen(node) {
-  if (node.item !== null && typeof node.item === "object") return toggled(node.item);
-  state.selected = node.key;
-  paint();
-  return undefined;
+  if (node.item !== null && typeof node.item === "object") {
+    toggled(node.item);
+  } else {
+    state.selected = node.key;
+    paint();
+  }
 }
 
 function keyed(event, node) {

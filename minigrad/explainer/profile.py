@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from minigrad.core.mode import Watcher, changed, watching
 from minigrad.core.op import Op, Part
-from minigrad.core.value import Value, raw
+from minigrad.core.value import Value
 from minigrad.source import Place, line
 
 MIB = 2**20
@@ -86,7 +88,7 @@ class Profile(Watcher):
             row, seconds = self._row(op, where)
             row.calls += 1
             row.forward += seconds
-            row.made += _bytes(y)
+            row.made += memory(y)
             self._since = perf_counter()  # without what it took to write this down
 
     def begins(self) -> None:
@@ -98,16 +100,17 @@ class Profile(Watcher):
         if node.plan.op.name != "pick":
             row, seconds = self._row(node.plan.op, node.plan.where)
             row.backward += seconds
-            row.made += _bytes(cotangent)
+            row.made += memory(cotangent)
             self._since = perf_counter()
 
 
-def _bytes(x: Any) -> int:
-    """How much memory arrays have of their own: views have none."""
+def memory(x: Any, views: bool = False) -> int:
+    """The bytes of arrays, of views only if that is asked: they have no memory of their own."""
     if isinstance(x, (tuple, list)) and not isinstance(x, Part):
-        return sum(map(_bytes, x))
-    x = raw(x.g if isinstance(x, Part) else x)
-    return int(x.nbytes) if x.flags.owndata else 0
+        return sum(memory(part, views) for part in x)
+    x = x.g if isinstance(x, Part) else x
+    x = x.array if isinstance(x, Value) else x
+    return int(x.nbytes) if isinstance(x, np.ndarray) and (views or x.flags.owndata) else 0
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -334,8 +334,7 @@ def explain(f: Any, *xs: Any) -> Story:
         if xs:
             raise TypeError("explain takes a tape alone, or a function and its arguments")
         frame = sys._getframe(1)
-        around = {**frame.f_globals, **frame.f_locals}
-        return Story(f, _named_tensors(around), _named_modules(around))
+        return Story(f, *_named({**frame.f_globals, **frame.f_locals}))
     if isinstance(f, Value) or not callable(f):
         raise TypeError(
             f"explain: expected a function and its arguments, or a tape, got {f!r:.80}: a result does not know what "
@@ -366,53 +365,32 @@ def _names_of(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[dict[int, s
     """What people call tensors, by the ids of their arrays, and modules, by theirs: by the function's variables, or its
     parameters."""
     names: dict[int, str] = {}
-    module_names = _named_modules({type(f).__name__: f})
+    module_names = _named({type(f).__name__: f})[1]
     with suppress(RuntimeError):  # of what can't be looked through
         found = look(f, {}).tensors.values()
         names.update((id(x.array), re.sub(r"\[(\d+)\]", r".\1", path)) for x, path in found)  # as in `parameters()`
     with suppress(TypeError):  # of what is no function of Python's
         used = inspect.getclosurevars(f)
-        module_names.update(_named_modules({**used.globals, **used.nonlocals}))
+        module_names.update(_named({**used.globals, **used.nonlocals})[1])
     try:
         roots = [p.name for p in inspect.signature(f).parameters.values() if p.kind is not p.VAR_POSITIONAL]
     except (TypeError, ValueError):  # a builtin
         roots = []
     for k, x in enumerate(args):
-        given = {roots[k] if k < len(roots) else f"x{k + 1}": x}
-        names.update(_named_tensors(given))
-        module_names.update(_named_modules(given))
+        tensors, modules = _named({roots[k] if k < len(roots) else f"x{k + 1}": x})
+        names.update(tensors)
+        module_names.update(modules)
     return names, module_names
 
 
-def _named_tensors(variables: Mapping[str, Any]) -> dict[int, str]:
-    """The tensors that variables hold, by themselves or in modules, with their paths, by the ids of their arrays."""
-    found: dict[int, str] = {}
-    for name, x in variables.items():
+def _named(variables: Mapping[str, Any]) -> tuple[dict[int, str], dict[int, str]]:
+    """The tensors that variables hold, by themselves or in trees, with their paths, by the ids of their arrays; and the
+    modules, with path and class, by theirs."""
+    tensors: dict[int, str] = {}
+    modules: dict[int, str] = {}
+    for path, x in trees.objects(dict(variables)):
         if isinstance(x, Tensor):
-            found.setdefault(id(x.array), name)
-        elif hasattr(type(x), "__tree__") or isinstance(x, (list, tuple, dict)):
-            for path, leaf in trees.named_leaves(x):
-                if isinstance(leaf, Tensor):
-                    found.setdefault(id(leaf.array), f"{name}.{path}")
-    return found
-
-
-def _named_modules(variables: Mapping[str, Any]) -> dict[int, str]:
-    """The modules that variables hold, and those inside of these, with path and class, by their ids."""
-    found: dict[int, str] = {}
-    seen: set[int] = set()
-    pending = list(variables.items())[::-1]
-    while pending:
-        path, x = pending.pop()
-        if id(x) in seen:
-            continue
-        seen.add(id(x))
-        if not isinstance(x, type) and hasattr(x, "__tree__"):
-            found[id(x)] = path if path == type(x).__name__ else f"{path}: {type(x).__name__}"
-            children: Iterable[tuple[Any, Any]] = x.__tree__()[0].items()
-        elif isinstance(x, dict):
-            children = x.items()
-        else:
-            children = enumerate(x) if type(x) in (list, tuple) else ()
-        pending += [(f"{path}.{key}", child) for key, child in children][::-1]
-    return found
+            tensors.setdefault(id(x.array), path)
+        elif hasattr(type(x), "__tree__"):
+            modules[id(x)] = path if path == type(x).__name__ else f"{path}: {type(x).__name__}"
+    return tensors, modules

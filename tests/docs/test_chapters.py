@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from docs.loading import load
+from docs.loading import DOCS, load
 
 image = pytest.importorskip("matplotlib.image")
 
 chapters = load("chapters")
-PAGES = sorted(chapters.PAGES.rglob("*.md"))
+README = DOCS.parent / "README.md"
+PAGES = [README, *sorted(chapters.PAGES.rglob("*.md"))]
 CODE = [page for page in PAGES if list(chapters.blocks(page))]
-by_name = lambda page: str(page.relative_to(chapters.PAGES))
+by_name = lambda page: str(page.relative_to(DOCS.parent))
 
 
 @pytest.fixture(autouse=True)

@@ -182,6 +182,11 @@ def test_containers_that_hold_themselves() -> None:
     around.append(around)
     story = mg.explain(lambda x: mg.sum(around[0](x)), mg.Tensor([1.0]))
     assert story.calls[0].modules == ("around.0: Tanh",)
+    x = mg.Tensor([1.0], requires_grad=True)
+    with mg.record() as tape:
+        mg.sum(around[0](x)).backward()
+    story = mg.explain(tape)
+    assert (story.inputs[0].name, story.calls[0].modules) == ("x", ("around.0: Tanh",))
 
 
 # Evidence
