@@ -1,8 +1,9 @@
 """A story as a page: one file of HTML with all that it needs, to step through the graph, forward and backward.
 
-`page.html` is the frame, `page.css` how it looks, `page.js` what it does. Here the story becomes data for them: every
-array as numbers, a summary, and cells of a picture; every call with its inputs, lines, modules and evidence. Names and
-source lines are data, too. The script puts them into the page as text, never as HTML; the page allows no other script.
+`page.html` is the frame, `page.css` how it looks, and SCRIPTS, one after the other, are what it does. Here the story
+becomes data for them: every array as numbers, a summary, and cells of a picture; every call with its inputs, lines,
+modules and evidence. Names and source lines are data, too. The script puts them into the page as text, never as HTML;
+the page allows no other script.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from minigrad.explainer.story import Array, Quantity, Story
 from minigrad.explainer.text import called, label, numbers, shape
 from minigrad.source import Place, location
 
+SCRIPTS = ("basics.js", "layout.js", "pictures.js", "page.js")
 CELLS = 1_200_000  # of all pictures together: some 6 MB
 WIDEST, HIGHEST = 160, 96  # cells of one picture
 TILES = 16  # matrices of one picture
@@ -37,7 +39,8 @@ LONGEST = 2000  # characters of a text
 def page(story: Story, seconds: float) -> str:
     """The page of a story. Its rules are checked for so many seconds."""
     files = resources.files("minigrad.explainer")
-    frame, style, script = (files.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    read = lambda name: files.joinpath(name).read_text("utf-8")
+    frame, style, script = read("page.html"), read("page.css"), "\n".join(map(read, SCRIPTS))
     with np.errstate(all="ignore"):  # what warned when it was computed need not do so again
         told = _data(story, seconds)
     data = json.dumps(told, separators=(",", ":"), allow_nan=False)
