@@ -419,6 +419,13 @@ def write(x: V, address: V, mask: V | None = None) -> None:
     call(builder, name, ir.VoidType(), [x, V(builder, pointer), V(builder, ir.Constant(I32, align)), mask])
 
 
+def prefetch(address: V) -> None:
+    """Ask for the cache line at an address, an i64, which need not exist."""
+    reading, soon, data = I32(0), I32(3), I32(1)
+    args = [_pointer(address, ir.IntType(8)), reading, soon, data]
+    call(address.builder, "llvm.prefetch.p0", ir.VoidType(), [V(address.builder, x) for x in args])
+
+
 def folded(x: V, together: Callable[[V, V], V]) -> V:
     """All lanes of a vector put together, by halves: the order is always the same."""
     lanes, builder = x.lanes, x.builder

@@ -12,6 +12,7 @@ which calls the right ones: inlined, they would be optimised again and again, an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -19,12 +20,14 @@ from numba import types
 from numba.extending import intrinsic
 
 from minigrad.kernels import matmul as plans
-from minigrad.kernels.simd import I32, I64, REGISTERS, WIDTH, V, bits_of, call, first, fma, opaque, read, write
+from minigrad.kernels.simd import I64, REGISTERS, WIDTH, V, bits_of, first, fma, opaque, prefetch, read, write
 from minigrad.kernels.simd_math import relu, sigmoid, tanh
 
 ROWS, VECTORS = 6, 4 if REGISTERS == 32 else 2
 UNROLLED = 4  # steps of the inner loop between two looks whether it ends, a power of two
-AHEAD = 32  # rows of B that are asked for before they are copied, as they may come from far away
+AHEAD = 8  # rows of B that are asked for before they are copied, as they may come from far away
+PANEL_AHEAD = 4  # rows of a panel that are asked for before they are written: the nearest cache may have dropped them
+FAR = 4096  # bytes between rows of C from which on each is on a page of its own, and is not in a near cache
 
 ARGUMENTS = (
     "rows",
@@ -45,14 +48,6 @@ ARGUMENTS = (
 TILES = ir.FunctionType(ir.VoidType(), [I64] * len(ARGUMENTS))
 
 FORMULAS = {plans.ACTIVATIONS[formula.__name__]: formula for formula in (relu, sigmoid, tanh)}
-
-
-def _prefetch(address: V) -> None:
-    """Ask for the cache line at an address, which need not exist."""
-    builder = address.builder
-    pointer = builder.inttoptr(address.value, ir.PointerType(ir.IntType(8)))
-    reading, soon, data = I32(0), I32(3), I32(1)
-    call(builder, "llvm.prefetch.p0", ir.VoidType(), [V(builder, x) for x in (pointer, reading, soon, data)])
 
 
 def _repeated(builder: ir.IRBuilder, times: V, before: list[V], step: Callable[[list[V]], list[V]]) -> list[V]:
@@ -107,38 +102,45 @@ def _activation_function(module: ir.Module, element: Any) -> Any:
 
 
 def _sums(
-    given: dict[str, V], a: V, vector: Any, rows: int, masks: list[V | None], packs: bool, unroll: int
+    given: dict[str, V], a: V, vector: Any, rows: int, masks: list[V | None], packs: bool, unroll: int, dense: bool
 ) -> list[V]:
-    """Write the loop along the inner axis: the sums of a tile, row by row, whose rows of A begin at `a`."""
+    """Write the loop along the inner axis: the sums of a tile, row by row, whose rows of A begin at `a`.
+
+    If `dense`, the numbers in a row of A are side by side, and so are the rows of B: their addresses in steps after the
+    first of `unroll` are known. Else each step takes two additions, for which a multiplication may have to wait.
+    """
     a_rows = [a + given["a_row"] * i for i in range(rows)]
-    vectors = len(masks)
+    vectors, size = len(masks), bits_of(vector.element) // 8
+    a_column, b_row = (size, WIDTH * vectors) if dense else (given["a_column"], given["b_row"])
 
-    def step(now: list[V]) -> list[V]:
+    def steps(now: list[V], times: int) -> list[V]:
         a_offset, b, panel, *sums = now
-        b_vectors = [read(b + WIDTH * j, vector, masks[j]) for j in range(vectors)]
-        if packs:
-            for j, numbers in enumerate(b_vectors):
-                write(numbers, panel + WIDTH * j)
-                _prefetch(b + given["b_row"] * AHEAD + WIDTH * j)
-            panel = panel + WIDTH * vectors
-        for i in range(rows):
-            number = b_vectors[0].like(read(a_rows[i] + a_offset, vector.element))
-            for j in range(vectors):
-                sums[i * vectors + j] = fma(number, b_vectors[j], sums[i * vectors + j])
+        for step in range(times):
+            b_vectors = [read(b + b_row * step + WIDTH * j, vector, masks[j]) for j in range(vectors)]
+            if packs:
+                for j, numbers in enumerate(b_vectors):
+                    write(numbers, panel + WIDTH * j)
+                    prefetch(panel + WIDTH * (PANEL_AHEAD * vectors + j))
+                    prefetch(b + b_row * AHEAD + WIDTH * j)
+                panel = panel + WIDTH * vectors
+            for i in range(rows):
+                number = b_vectors[0].like(read(a_rows[i] + a_offset + a_column * step, vector.element))
+                for j in range(vectors):
+                    sums[i * vectors + j] = fma(number, b_vectors[j], sums[i * vectors + j])
         # LLVM would keep an address for each row of each of the steps in a row, most of them in memory.
-        return [opaque(a_offset + given["a_column"]), opaque(b + given["b_row"]), panel, *sums]
+        return [opaque(a_offset + a_column * times), opaque(b + b_row * times), panel, *sums]
 
-    def steps(now: list[V]) -> list[V]:
-        for _ in range(unroll):
-            now = step(now)
+    def several(now: list[V]) -> list[V]:
+        for _ in range(1 if dense else unroll):
+            now = steps(now, unroll if dense else 1)
         return now
 
     builder, times = a.builder, given["inner"]
     zero = V(builder, ir.Constant(vector, None))
     now = [V(builder, I64(0)), given["b"], given["panel"], *[zero] * (rows * vectors)]
     if unroll > 1:
-        now, times = _repeated(builder, times / unroll, now, steps), times & (unroll - 1)
-    return _repeated(builder, times, now, step)[3:]
+        now, times = _repeated(builder, times / unroll, now, several), times & (unroll - 1)
+    return _repeated(builder, times, now, lambda now: steps(now, 1))[3:]
 
 
 def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, masked: bool, packs: bool) -> Any:
@@ -163,19 +165,18 @@ def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, mas
     usual = rows == ROWS and not packs  # the others are not worth the time that it takes to compile more
     from_zero = given["start"] == 0
 
-    def one_tile(now: list[V]) -> list[V]:
+    def one_tile(now: list[V], dense: bool = False) -> list[V]:
         a, c, start = now
         names = ("ask", "ready", "add", "put", "stored", "activate", "done")
         ask, ready, add, put, stored, activate, done = (function.append_basic_block(name) for name in names)
-        # What C starts from is added at the end. It is asked for now, for it may come from far away.
-        builder.cbranch(from_zero.value, ready, ask)
+        # What C starts from is added at the end. It is asked for now if it may come from far away.
+        builder.cbranch((given["start_row"] >= FAR).value, ask, ready)
         builder.position_at_end(ask)
-        for i in range(rows):
-            for offset in (*range(0, WIDTH * vectors, WIDTH), WIDTH * vectors - 1):
-                _prefetch(start + given["start_row"] * i + offset)
+        for i, j in places:
+            prefetch(start + given["start_row"] * i + WIDTH * j)
         builder.branch(ready)
         builder.position_at_end(ready)
-        sums = _sums(given, a, vector, rows, masks, packs, UNROLLED if usual else 1)
+        sums = _sums(given, a, vector, rows, masks, packs, UNROLLED if usual else 1, dense)
         builder.cbranch(from_zero.value, put, add)
         for block in (add, put):
             builder.position_at_end(block)
@@ -194,10 +195,16 @@ def _tile_function(module: ir.Module, element: Any, rows: int, vectors: int, mas
         return [x + given[f"{name}_row"] * rows for name, x in (("a", a), ("c", c), ("start", start))]
 
     before = [given["a"], given["c"], given["start"]]
-    if usual:
+    if not usual:
+        one_tile(before)
+    elif masked:
         _repeated(builder, given["rows"] / ROWS, before, one_tile)
     else:
-        one_tile(before)
+        dense = (given["a_column"] == size) & (given["b_row"] == WIDTH * vectors)
+        with builder.if_else(dense.value) as branches:
+            for branch, which in zip(branches, (True, False), strict=True):
+                with branch:
+                    _repeated(builder, given["rows"] / ROWS, before, partial(one_tile, dense=which))
     builder.ret_void()
     return function
 

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from minigrad.kernels.simd import I32, I64, WIDTH, V, bits_of, first, read, write
+from minigrad.kernels.simd import I32, I64, WIDTH, V, bits_of, first, prefetch, read, write
 
 
 def transposed(rows: list[V]) -> list[V]:
@@ -55,6 +55,7 @@ def _square_function(module: ir.Module, element: Any, masked: bool) -> Any:
         square.append(read(x + x_row * i, vector, None if there is None else first(there, vector.count)))
     for i, row in enumerate(transposed(square)):
         write(row, y + y_row * i)
+        prefetch(y + y_row * (i + vector.count))  # where the next square goes: the nearest cache may have dropped it
     builder.ret_void()
     return function
 
