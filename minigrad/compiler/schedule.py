@@ -222,7 +222,7 @@ def _product_phase(fused: Fused, k: int, product: int, source: Source, scratch: 
     if scratch:
         pieces = max(pieces, -(-m * n * size // SCRATCH))
     a_strides, b_strides = (_matrix_strides(graph, j, size) for j in (a, b))
-    rows, columns = matmul.divided(m, n, pieces, size, b_strides, fused.kernels[k].reduces)
+    rows, columns = matmul.divided(m, n, inner, pieces, size, b_strides, fused.kernels[k].reduces)
     c_row = (columns if scratch else n) * size
     plan = matmul.plan(m, n, inner, a_strides, b_strides, size, rows, columns, c_row)
     phase = Phase(k, source, rows, columns, -(-m // rows) * -(-n // columns), plan=plan)

@@ -37,9 +37,11 @@ ONE_CHUNK = 1 << 18  # products m·n·k up to which C is one chunk: some 5 µs
 LARGE_CHUNK = 1 << 22  # products of which there may be several chunks a thread: some 50 µs
 NEAR = 1 << 19  # bytes of A's columns in a slab up to which all of it stays in the second-level cache
 NEAR_SLAB = 144  # of the inner axis: a panel has 36 KiB
-FAR_SLAB, FAR_PANELS = 512, 4  # a block has 512 KiB
+FAR_SLAB, FAR_PANELS = 512, 6  # a block has 768 KiB
 PACKED_ROWS = 17  # of a chunk, from which on B is packed: it pays from some 36 on, and costs little before
-PACKING, TRANSPOSING = 2, 12  # rows of C that are computed in the time that it takes to pack a chunk's part of B
+PACKING, TRANSPOSING = 4, 8  # rows of C that are computed in the time that it takes to pack a chunk's part of B,
+FETCHING = 14  # and how many more if that comes from far away
+READING = 48  # bytes of a row of C that are computed in the time that it takes to read A once more
 
 _gemm = Kernel("gemm", "gemm")
 _ndarray, _empty = np.ndarray, np.empty
@@ -233,11 +235,10 @@ def _planned(
         m, a_at, b_at = m * len(a_at), a_at[:1], b_at[:1]  # the rows of all matrices are one matrix
     items, work = len(a_at), m * n * k
 
-    line = LINE // size
     rows, columns, group = m, n, max(1, ONE_CHUNK // max(1, work))
     if work > ONE_CHUNK:
         pieces = threads * min(4, 1 + work * items // (threads * LARGE_CHUNK)) if threads > 1 else 1
-        rows, columns = _divided(m, n, -(-pieces // items), line, PACKING if b_column == size else TRANSPOSING)
+        rows, columns = divided(m, n, k, -(-pieces // items), size, (b_row, b_column))
     chunks = -(-items // group) * -(-m // rows) * -(-n // columns)
     offsets = [*a_at, *b_at, *(i * m * c_row for i in range(items))]
     numbers = plan(
@@ -258,8 +259,10 @@ def _planned(
     return _Plan(shape, numbers, chunks, chunks * panels + LINE if panels else 0)
 
 
-def divided(m: int, n: int, pieces: int, size: int, b_strides: tuple[int, int], by: str = "") -> tuple[int, int]:
-    """How many rows and columns a chunk of a product m × n has, in at least so many pieces if it can be.
+def divided(
+    m: int, n: int, k: int, pieces: int, size: int, b_strides: tuple[int, int], by: str = ""
+) -> tuple[int, int]:
+    """How many rows and columns a chunk of a product (m, k)·(k, n) has, in at least so many pieces if it can be.
 
     Args:
         size: bytes of a number.
@@ -267,11 +270,16 @@ def divided(m: int, n: int, pieces: int, size: int, b_strides: tuple[int, int], 
         by: "row" or "column" if only rows, or only columns, may be divided.
     """
     line = LINE // size
-    if by == "row":
-        return min(m, _up(-(-m // pieces), STRIP)), n
-    if by == "column":
-        return m, min(n, _up(-(-n // pieces), line))
-    return _divided(m, n, pieces, line, PACKING if b_strides[1] == size else TRANSPOSING)
+    packing = (PACKING if b_strides[1] == size else TRANSPOSING) + FETCHING * _is_far(m, k, size)
+    best = None
+    for down in [pieces] if by == "row" else [1] if by == "column" else range(1, pieces + 1):
+        rows, columns = min(m, _up(-(-m // down), STRIP)), min(n, _up(-(-n // -(-pieces // down)), line))
+        chunks = -(-m // rows) * -(-n // columns)
+        time = -(-chunks // pieces) * (rows + packing) * (columns + READING // size)
+        if best is None or time < best[0]:
+            best = time, rows, columns
+    assert best
+    return best[1:]
 
 
 def plan(
@@ -306,25 +314,17 @@ def plan(
     return np.array([*(fields[place] for place in range(OFFSETS)), *offsets], np.int64)
 
 
+def _is_far(m: int, k: int, size: int) -> bool:
+    """Whether a slab of A is too large for the second-level cache, so that B is packed in blocks."""
+    return m * min(k, NEAR_SLAB) * size > NEAR
+
+
 def _slabs(m: int, k: int, columns: int, size: int) -> tuple[int, int, int]:
     """How much of the inner axis a slab has, how many panels a block, and the bytes of memory that these take."""
-    far = m * min(k, NEAR_SLAB) * size > NEAR
+    far = _is_far(m, k, size)
     slab = _up(max(1, _share(k, FAR_SLAB if far else NEAR_SLAB)), LINE // size)
     block = _share(-(-columns * size // PANEL_ROW), FAR_PANELS) if far else 1
     return slab, block, block * slab * PANEL_ROW if far else 0
-
-
-def _divided(m: int, n: int, pieces: int, line: int, packing: int) -> tuple[int, int]:
-    """How many rows and columns a chunk of C has: at least so many pieces if it can be, in the least time for all."""
-    best = None
-    for down in range(1, pieces + 1):
-        rows, columns = min(m, _up(-(-m // down), STRIP)), min(n, _up(-(-n // -(-pieces // down)), line))
-        chunks = -(-m // rows) * -(-n // columns)
-        time = -(-chunks // pieces) * (rows + packing) * (columns + line)
-        if best is None or time < best[0]:
-            best = time, rows, columns
-    assert best
-    return best[1:]
 
 
 def _share(n: int, most: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -190,8 +191,8 @@ def test_rows_and_columns_that_are_reduced_are_not_cut() -> None:
 @pytest.mark.parametrize(("m", "n"), [(1, 1), (300, 5), (5, 300), (257, 263), (6, 16), (1, 1000)])
 @pytest.mark.parametrize("pieces", [1, 2, 4, 9])
 def test_divided(m: int, n: int, pieces: int, by: str) -> None:
-    for size in (4, 8):
-        rows, columns = matmul.divided(m, n, pieces, size, (n * size, size), by)
+    for size, k in product((4, 8), (1, 10_000)):
+        rows, columns = matmul.divided(m, n, k, pieces, size, (n * size, size), by)
         assert 1 <= rows <= m
         assert 1 <= columns <= n
         assert rows == m or by != "column"
