@@ -204,8 +204,9 @@ def differing(numbers: dict[str, list[list[float]]], dtype: str) -> list[str]:
 def compared(case: Case, dtype: str, threads: int, found: Timings, peak: float = 0.0) -> Row:
     """A row of the table, as JSON has it; peak is what of the case's work the machine can do in a second, if known.
 
-    Its ratio is the speed of minigrad by that of the faster peer, whichever that is by its median. The aim is met if
-    the ratio's median reaches it or the interval contains it, and there were enough rounds for that to be said.
+    Its ratio is the speed of minigrad by that of the faster peer, whichever that is by its median; `ratio_at_peak` is
+    what it would be at the peak, so that no aim above it can be reached but by luck. The aim is met if the ratio's
+    median reaches it or the interval contains it, and there were enough rounds for that to be said.
     """
     row: Row = {"case": case.name, "dtype": dtype, "threads": threads, "unit": "s"}
     seconds = {name: s for name, s in found.seconds.items() if name != "peak"}
@@ -224,6 +225,8 @@ def compared(case: Case, dtype: str, threads: int, found: Timings, peak: float =
     if peers:
         faster = min(peers, key=lambda name: float(np.median(seconds[name])))
         row |= {"faster_peer": faster} | ratio(seconds[faster].tolist(), ours.tolist())
+        if peak:
+            row["ratio_at_peak"] = rounded(float(np.median(seconds[faster])) * peak / case.work)
         if case.aim is not None:
             row["aim"] = case.aim
             if len(ours) >= ENOUGH:
@@ -250,15 +253,17 @@ def cells(row: Row) -> tuple[str, ...]:
     times = [number(row["us"][name]) if name in row["us"] else failures.get(name, "") for name in LIBRARIES]
     speed = [f"{row['giga_per_second']:.3g}", f"{row['of_peak']:.0%}"] if "of_peak" in row else ["", ""]
     if "ratio" not in row:
-        return (row["case"], *times, *speed, "", "", "", "")
+        return (row["case"], *times, *speed, "", "", "", "", "")
+    most = f"{row['ratio_at_peak']:.2f}" if "ratio_at_peak" in row else ""
     aim = f"{row['aim']:.2f}" if "aim" in row else ""
     met = {True: "yes", False: "NO", None: ""}[row.get("met")]
-    return row["case"], *times, *speed, f"{row['ratio']:.2f}", "{:.2f}-{:.2f}".format(*row["ratio_95"]), aim, met
+    interval = "{:.2f}-{:.2f}".format(*row["ratio_95"])
+    return row["case"], *times, *speed, f"{row['ratio']:.2f}", interval, most, aim, met
 
 
 def print_rows(rows: list[Row], unit: str) -> None:
     """Print a table for each dtype and number of threads."""
-    columns = ("case", *(f"{name} µs" for name in LIBRARIES), unit, "of peak", "ratio", "95 %", "aim", "met")
+    columns = ("case", *(f"{name} µs" for name in LIBRARIES), unit, "of peak", "ratio", "95 %", "at peak", "aim", "met")
     for dtype, threads in dict.fromkeys((row["dtype"], row["threads"]) for row in rows):
         chosen = [cells(row) for row in rows if (row["dtype"], row["threads"]) == (dtype, threads)]
         print_table(title(dtype, threads), columns, chosen)

@@ -89,6 +89,9 @@ def test_share_of_the_limit():
     given = rows_of([*done, (other, "float32", 1, slow), (CASE, "float32", 1, timings(**ALL))])
     assert [row.get("of_peak") for row in given] == [0.25, 0.25, 0.4, 0.4, None]
     assert given[0]["giga_per_second"] == 8.0
+    assert given[0]["ratio"] == 2.0
+    assert [row.get("ratio_at_peak") for row in given] == [8.0, 8.0, 5.0, 5.0, None]  # a quarter of it makes 2
+    assert cells(given[0])[-3:-1] == ("8.00", "1.50")
     assert "peak" not in given[0]["us"]
 
 
@@ -105,11 +108,11 @@ def test_a_row_without_minigrad_says_why(capsys):
 
 def test_a_table_has_what_was_measured():
     assert cells(row(drift=1e-6 * np.ones(ENOUGH))) == (
-        "double", "1", "2", "3", "", "", "2.00", "2.00-2.00", "1.50", "yes",
+        "double", "1", "2", "3", "", "", "2.00", "2.00-2.00", "", "1.50", "yes",
     )  # fmt: skip
     assert cells(row(drift=np.full(ENOUGH, 0.0123456)))[1:3] == ("12,350", "24,690")
     assert cells(row(replace(CASE, aim=9.0)))[-2:] == ("9.00", "NO")
-    assert cells(row(replace(CASE, aim=None)))[-4:] == ("2.00", "2.00-2.00", "", "")
+    assert cells(row(replace(CASE, aim=None)))[-5:] == ("2.00", "2.00-2.00", "", "", "")
 
 
 def test_wrong_results_are_found():
