@@ -27,7 +27,7 @@ ROWS, VECTORS = 6, 4 if REGISTERS == 32 else 2
 UNROLLED = 4  # steps of the inner loop between two looks whether it ends, a power of two
 AHEAD = 8  # rows of B that are asked for before they are copied, as they may come from far away
 PANEL_AHEAD = 4  # rows of a panel that are asked for before they are written: the nearest cache may have dropped them
-FAR = 4096  # bytes between rows of C from which on each is on a page of its own, and is not in a near cache
+FAR = 4096  # bytes between rows of C from which on it is asked for ahead: each row is then on a page of its own
 
 ARGUMENTS = (
     "rows",
@@ -131,8 +131,9 @@ def _sums(
         return [opaque(a_offset + a_column * times), opaque(b + b_row * times), panel, *sums]
 
     def several(now: list[V]) -> list[V]:
-        for _ in range(1 if dense else unroll):
-            now = steps(now, unroll if dense else 1)
+        together = unroll if dense else 1
+        for _ in range(unroll // together):
+            now = steps(now, together)
         return now
 
     builder, times = a.builder, given["inner"]
