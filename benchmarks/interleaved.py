@@ -7,6 +7,9 @@ for a while slows all of them, so what counts is the ratio within a round: repor
 interval of that. A turn is as many calls as take a millisecond, to warm up, then the median of up to five such samples;
 a call that takes longer is a sample by itself, without warming up.
 
+A script measures the machine's limit, too. "Of peak" is how near to it minigrad comes; "at peak" is the ratio that a
+kernel at the limit would have. An aim above that can be met only in an interval that noise has widened.
+
 `--one-process` lets the libraries take turns in one process instead. On one thread that makes no difference: NumPy's
 time by PyTorch's differed by about 2 % between the two ways, no more than from run to run. With two threads it does:
 PyTorch's product of n = 256 took 30 times as long in one of two runs in one process, presumably since threads of
@@ -205,8 +208,8 @@ def compared(case: Case, dtype: str, threads: int, found: Timings, peak: float =
     """A row of the table, as JSON has it; peak is what of the case's work the machine can do in a second, if known.
 
     Its ratio is the speed of minigrad by that of the faster peer, whichever that is by its median; `ratio_at_peak` is
-    what it would be at the peak, so that no aim above it can be reached but by luck. The aim is met if the ratio's
-    median reaches it or the interval contains it, and there were enough rounds for that to be said.
+    what it would be at the peak. The aim is met if the ratio's median reaches it or the interval contains it, and there
+    were enough rounds for that to be said.
     """
     row: Row = {"case": case.name, "dtype": dtype, "threads": threads, "unit": "s"}
     seconds = {name: s for name, s in found.seconds.items() if name != "peak"}

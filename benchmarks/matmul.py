@@ -9,8 +9,7 @@ it returns; NumPy and PyTorch add the bias and apply the activation in place, wh
     python -m benchmarks.matmul --json --plot    ... also written to benchmarks/results
 
 `benchmarks.interleaved` tells how it is measured; its numbers of rounds, threads and dtypes can be chosen (`--help`).
-"Of peak" is the part of the fused multiply-adds that the processor could have done in the time (`benchmarks.peak`), "at
-peak" the ratio that a product would have that did nothing else: where an aim is above it, it can't be reached.
+"Of peak" is the part of the fused multiply-adds that the processor could have done in the time (`benchmarks.peak`).
 Peers come with `pip install -e '.[bench]'`; one that is missing is left out and named.
 """
 
